@@ -1,0 +1,23 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+)
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "tidegate",
+		Short: "CI/CD in one binary: webhooks to healthy releases",
+		Long: `Tidegate turns a git push into a healthy release in Kubernetes, and a bad push
+into a rollback. The same binary runs a pipeline on a laptop and as a server.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return usageErrorf("%w", err)
+	})
+	root.AddCommand(
+		newVersionCommand(),
+	)
+	return root
+}

@@ -1,0 +1,237 @@
+// Package pipeline is the language and its meaning: what a pipeline file may
+// say, how an event turns it into a plan, and what a stage kind must provide.
+// It imports no sibling; stages, triggers and rollout plug into it.
+package pipeline
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/tidegate-ci/tidegate/pipeline/event"
+)
+
+// Position is a place in a pipeline file, for messages. Lines and columns count
+// from 1; the zero value means "unknown".
+type Position struct {
+	File   string `json:"file,omitempty"`
+	Line   int    `json:"line,omitempty"`
+	Column int    `json:"column,omitempty"`
+}
+
+func (p Position) String() string {
+	return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
+}
+
+// Pipeline is what one pipeline file says, parsed and checked but not yet bound
+// to an event: `${{ }}` values are still text.
+type Pipeline struct {
+	Version     int               `json:"version"`
+	Name        string            `json:"name"`
+	On          Triggers          `json:"on"`
+	Concurrency *Concurrency      `json:"concurrency,omitempty"`
+	Env         map[string]string `json:"env,omitempty"`
+	// Stages keeps the order of the file.
+	Stages []Stage `json:"stages"`
+	// Finally stages run after all others ended, whatever happened.
+	Finally []Stage  `json:"finally,omitempty"`
+	Pos     Position `json:"pos"`
+}
+
+// Triggers says which events start the pipeline. A nil field does not match.
+type Triggers struct {
+	Push        *PushTrigger      `json:"push,omitempty"`
+	PullRequest *PushTrigger      `json:"pull_request,omitempty"`
+	Schedule    []ScheduleTrigger `json:"schedule,omitempty"`
+	Manual      *ManualTrigger    `json:"manual,omitempty"`
+}
+
+// PushTrigger filters by branch, tag and path globs (doublestar syntax). Empty
+// lists match everything of their sort; a push of a tag matches only if Tags is set.
+type PushTrigger struct {
+	Branches       []string `json:"branches,omitempty"`
+	BranchesIgnore []string `json:"branches-ignore,omitempty"`
+	Tags           []string `json:"tags,omitempty"`
+	Paths          []string `json:"paths,omitempty"`
+	PathsIgnore    []string `json:"paths-ignore,omitempty"`
+}
+
+// ScheduleTrigger is a five-field cron expression in an IANA time zone (UTC when empty).
+type ScheduleTrigger struct {
+	Cron     string `json:"cron"`
+	Timezone string `json:"timezone,omitempty"`
+}
+
+// ManualTrigger allows `tidegate run` and the API to start the pipeline by hand.
+type ManualTrigger struct {
+	Inputs map[string]Input `json:"inputs,omitempty"`
+}
+
+// Input is a value asked for when a run is started by hand.
+type Input struct {
+	Type     string   `json:"type,omitempty"` // string (default), boolean, number, choice
+	Default  string   `json:"default,omitempty"`
+	Required bool     `json:"required,omitempty"`
+	Choices  []string `json:"choices,omitempty"`
+}
+
+// Concurrency serialises runs whose evaluated Group is equal, per repository.
+type Concurrency struct {
+	Group            string `json:"group"`
+	CancelInProgress bool   `json:"cancel-in-progress,omitempty"`
+}
+
+// Stage is a node of the graph as the file writes it. Exactly one of Run,
+// Build, Deploy and Approve gives it its kind, except that Approve may stand
+// beside another: then the plan holds an approval stage in front of it.
+type Stage struct {
+	Name  string   `json:"name"`
+	Needs []string `json:"needs,omitempty"`
+	// When is a CEL condition; empty means "every need succeeded".
+	When    string            `json:"when,omitempty"`
+	Env     map[string]string `json:"env,omitempty"`
+	Matrix  []MatrixAxis      `json:"matrix,omitempty"`
+	Retry   Retry             `json:"retry"`
+	Timeout time.Duration     `json:"timeout,omitempty"` // one attempt; 0 means DefaultTimeout
+
+	Run     *RunSpec     `json:"run,omitempty"`
+	Build   *BuildSpec   `json:"build,omitempty"`
+	Deploy  *DeploySpec  `json:"deploy,omitempty"`
+	Approve *ApproveSpec `json:"approve,omitempty"`
+
+	Pos Position `json:"pos"`
+}
+
+// DefaultTimeout bounds an attempt of a stage that sets none. Approvals use
+// their own timeout.
+const DefaultTimeout = time.Hour
+
+// MatrixAxis is one named axis, in the order of the file.
+type MatrixAxis struct {
+	Name   string   `json:"name"`
+	Values []string `json:"values"`
+}
+
+// Retry says how often a failed attempt is repeated (Max more times) and for
+// which causes; On empty means infrastructure only.
+type Retry struct {
+	Max int     `json:"max,omitempty"`
+	On  []Cause `json:"on,omitempty"`
+}
+
+// RunSpec is a command in a sandbox.
+type RunSpec struct {
+	// Command is a script for Shell. It never holds `${{ }}`.
+	Command string `json:"command"`
+	// Shell runs the script as `Shell -c`-like argv; empty means ["sh","-e","-c"].
+	Shell []string `json:"shell,omitempty"`
+	// Image is the reference whose root filesystem the command sees; empty
+	// means the host sandbox.
+	Image string `json:"image,omitempty"`
+	// WorkingDirectory is relative to the checkout.
+	WorkingDirectory string `json:"working-directory,omitempty"`
+	// Cache lists directories kept between runs of the same repository, trust
+	// and image; "~" is the home of the sandbox's user.
+	Cache []string `json:"cache,omitempty"`
+	// Network is "none" (default with an image) or "host".
+	Network string `json:"network,omitempty"`
+}
+
+// BuildSpec is an image built from a Dockerfile.
+type BuildSpec struct {
+	Context    string            `json:"context,omitempty"` // relative to the checkout; "." when empty
+	Dockerfile string            `json:"dockerfile,omitempty"`
+	Target     string            `json:"target,omitempty"`
+	Args       map[string]string `json:"args,omitempty"`
+	// Push is the repository, with or without a registry host and tag. Without
+	// a host it means the default registry of whoever runs the pipeline.
+	Push      string   `json:"push"`
+	Platforms []string `json:"platforms,omitempty"`
+	NoCache   bool     `json:"no-cache,omitempty"`
+}
+
+// DeploySpec puts a release into an environment.
+type DeploySpec struct {
+	Environment string `json:"environment"`
+	// Manifests are files or directories relative to the checkout.
+	Manifests []string `json:"manifests"`
+	// App names the release within the environment; the pipeline's name when empty.
+	App      string       `json:"app,omitempty"`
+	Strategy StrategySpec `json:"strategy"`
+	// Bake is how long new pods must stay good before a step counts as passed;
+	// nil means the rollout package's safe default, zero is the explicit choice not to.
+	Bake *time.Duration `json:"bake,omitempty"`
+	// Deadline bounds the progress of the rollout; 0 means the rollout package's default.
+	Deadline time.Duration `json:"deadline,omitempty"`
+}
+
+// StrategySpec picks a strategy; both nil means rolling.
+type StrategySpec struct {
+	Rolling *RollingSpec `json:"rolling,omitempty"`
+	Canary  *CanarySpec  `json:"canary,omitempty"`
+}
+
+// RollingSpec is an update of the workload in place by its own controller.
+type RollingSpec struct{}
+
+// CanarySpec is a second workload beside the untouched stable one.
+type CanarySpec struct {
+	Steps []CanaryStep `json:"steps"`
+}
+
+// CanaryStep sends Weight percent to the new version and holds that for Hold
+// once the pods are healthy, before its gate may pass.
+type CanaryStep struct {
+	Weight int           `json:"weight"`
+	Hold   time.Duration `json:"hold,omitempty"`
+}
+
+// ApproveSpec waits for a person.
+type ApproveSpec struct {
+	// From lists who may approve (users or groups of the server); empty means any authenticated user.
+	From    []string      `json:"from,omitempty"`
+	Timeout time.Duration `json:"timeout,omitempty"` // 0 means DefaultApprovalTimeout
+	Message string        `json:"message,omitempty"`
+}
+
+// DefaultApprovalTimeout bounds the wait for an approval that sets none.
+const DefaultApprovalTimeout = 24 * time.Hour
+
+// Plan is a pipeline bound to one event: matrix expanded, `${{ }}` that depends
+// only on the event evaluated, conditions that can be known decided, graph
+// checked. It is immutable, recorded whole in the journal, and self-contained.
+type Plan struct {
+	Pipeline string      `json:"pipeline"`
+	File     string      `json:"file"`
+	Event    event.Event `json:"event"`
+	// ConcurrencyGroup is evaluated; empty means no group.
+	ConcurrencyGroup string `json:"concurrencyGroup,omitempty"`
+	CancelInProgress bool   `json:"cancelInProgress,omitempty"`
+	// Stages are in a topological order that is stable for equal input.
+	Stages []PlannedStage `json:"stages"`
+}
+
+// PlannedStage is a stage of a plan. Its specs may still hold `${{ }}` that
+// refers to outputs of stages it needs; Resolve fills those in at dispatch.
+type PlannedStage struct {
+	// ID is unique in the plan: the stage's name, with matrix values appended
+	// as in "unit (race=true)", or "production/approval" for a split approval.
+	ID    string   `json:"id"`
+	Kind  KindName `json:"kind"`
+	Needs []string `json:"needs,omitempty"` // IDs
+	// When as in Stage; "false" when planning already decided against it.
+	When string `json:"when,omitempty"`
+	// Finally stages wait for every other stage to end.
+	Finally bool              `json:"finally,omitempty"`
+	Matrix  map[string]string `json:"matrix,omitempty"`
+	// Env is the environment of pipeline and stage merged, and matrix values as MATRIX_<NAME>.
+	Env     map[string]string `json:"env,omitempty"`
+	Retry   Retry             `json:"retry"`
+	Timeout time.Duration     `json:"timeout"`
+
+	Run     *RunSpec     `json:"run,omitempty"`
+	Build   *BuildSpec   `json:"build,omitempty"`
+	Deploy  *DeploySpec  `json:"deploy,omitempty"`
+	Approve *ApproveSpec `json:"approve,omitempty"`
+
+	Pos Position `json:"pos"`
+}
