@@ -1,0 +1,83 @@
+package settings
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestDefaults(t *testing.T) {
+	s, err := Parse("empty", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Listen != "127.0.0.1:8080" || s.URL != "http://127.0.0.1:8080" || s.Registry.Push != "127.0.0.1:5000" || s.Limits.Runs != DefaultRuns {
+		t.Fatalf("defaults: %+v", s)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for name, test := range map[string]struct{ file, want string }{
+		"unknown key":      {"listn: :80\n", "1:1"},
+		"wrong type":       {"limits: {runs: many}\n", "1:16"},
+		"no secret":        {"repositories: [{name: octo/shop}]\n", "webhook-secret is required"},
+		"bad name":         {"repositories: [{name: shop, webhook-secret: {env: X}}]\n", "owner/name"},
+		"twice":            {"repositories: [{name: o/s, webhook-secret: {env: X}}, {name: O/S, webhook-secret: {env: X}}]\n", "twice"},
+		"nowhere to push":  {"registry: {listen: off}\n", "push is required"},
+		"negative":         {"limits: {stages: -1}\n", "negative"},
+		"a secret written": {"repositories: [{name: o/s, webhook-secret: hunter2}]\n", "1:44"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Parse("server.yaml", []byte(test.file))
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("got %v, want an error with %q", err, test.want)
+			}
+			if strings.Contains(err.Error(), "hunter2") {
+				t.Fatalf("the error shows a secret: %v", err)
+			}
+		})
+	}
+}
+
+func TestLoadResolvesPathsAndSecrets(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "hook", "s3cret-value\n")
+	write(t, dir, "server.yaml", `data: state
+repositories:
+  - name: octo/shop
+    webhook-secret: {file: hook}
+    secrets: {TOKEN: {file: hook}, OTHER: {env: SETTINGS_TEST_EMPTY}}
+environments: {staging: {kubeconfig: kube/config}}
+`)
+	s, err := Load(filepath.Join(dir, "server.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Data != filepath.Join(dir, "state") || s.Environments["staging"].Kubeconfig != filepath.Join(dir, "kube/config") || s.Environments["staging"].Namespace != "default" {
+		t.Fatalf("paths: %+v", s)
+	}
+	repository := s.Repositories[0]
+	for _, secret := range []Secret{repository.WebhookSecret, repository.Secrets["TOKEN"]} {
+		if value, err := secret.Value(); err != nil || value != "s3cret-value" {
+			t.Fatalf("secret: %q, %v", value, err)
+		}
+	}
+	if _, err := repository.Secrets["OTHER"].Value(); err == nil || !strings.Contains(err.Error(), "SETTINGS_TEST_EMPTY") {
+		t.Fatalf("an empty secret was accepted: %v", err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("listen: 127.0.0.1:0\nrepositories: [{name: a/b, webhook-secret: {env: X}}]\n"))
+	f.Fuzz(func(_ *testing.T, data []byte) {
+		_, _ = Parse("fuzz", data)
+	})
+}
+
+func write(t *testing.T, dir, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
