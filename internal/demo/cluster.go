@@ -72,11 +72,10 @@ type PodWatch struct {
 	cancel context.CancelFunc
 	done   func()
 
-	mu       sync.Mutex
-	pods     map[string]*corev1.Pod
-	lowest   map[string]int
-	restarts map[string]int
-	changed  chan struct{}
+	mu      sync.Mutex
+	pods    map[string]*corev1.Pod
+	lowest  map[string]int
+	changed chan struct{}
 }
 
 // WatchPods follows the pods that carry the label until Stop.
@@ -85,7 +84,7 @@ func (c *Cluster) WatchPods(ctx context.Context, namespace, label string) (*PodW
 		return nil, fmt.Errorf("pod selector %q: %w", label, err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	w := &PodWatch{cancel: cancel, pods: map[string]*corev1.Pod{}, lowest: map[string]int{}, restarts: map[string]int{}, changed: make(chan struct{})}
+	w := &PodWatch{cancel: cancel, pods: map[string]*corev1.Pod{}, lowest: map[string]int{}, changed: make(chan struct{})}
 	factory := informers.NewSharedInformerFactoryWithOptions(c.Client, 0, informers.WithNamespace(namespace),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = label }))
 	informer := factory.Core().V1().Pods().Informer()
@@ -120,10 +119,6 @@ func (w *PodWatch) put(object any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.pods[pod.Name] = pod
-	for _, status := range pod.Status.ContainerStatuses {
-		image := imageOf(pod)
-		w.restarts[image] = max(w.restarts[image], int(status.RestartCount))
-	}
 	w.recount()
 }
 
