@@ -30,11 +30,11 @@ type Server struct {
 	// LogPath is where the process's output goes, across restarts.
 	LogPath string
 
-	binary, dir string
-	environment []string
-	process     *exec.Cmd
-	exited      chan struct{}
-	exitErr     error
+	binary, dir, data string
+	environment       []string
+	process           *exec.Cmd
+	exited            chan struct{}
+	exitErr           error
 }
 
 // ServerOptions say what the server is to know.
@@ -79,14 +79,14 @@ func NewServer(ctx context.Context, options ServerOptions) (*Server, error) {
 	if options.Change != nil {
 		options.Change(&file)
 	}
-	data, err := yaml.Marshal(file)
+	text, err := yaml.Marshal(file)
 	if err != nil {
 		return nil, fmt.Errorf("write server settings: %w", err)
 	}
 	if err := os.MkdirAll(options.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("write server settings: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(options.Dir, "server.yaml"), data, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(options.Dir, "server.yaml"), text, 0o600); err != nil {
 		return nil, fmt.Errorf("write server settings: %w", err)
 	}
 	return &Server{
@@ -95,6 +95,7 @@ func NewServer(ctx context.Context, options ServerOptions) (*Server, error) {
 		LogPath:     filepath.Join(options.Dir, "server.log"),
 		binary:      options.Binary,
 		dir:         options.Dir,
+		data:        file.Data,
 		environment: append(os.Environ(), secretVariable+"="+options.Forge.Secret),
 	}, nil
 }
@@ -177,7 +178,7 @@ func (s *Server) Stop() error {
 
 // Token is the administrator's API token, which the server wrote at its first start.
 func (s *Server) Token() (string, error) {
-	data, err := os.ReadFile(filepath.Join(s.dir, "data", "admin-token"))
+	data, err := os.ReadFile(filepath.Join(s.data, "admin-token"))
 	return strings.TrimSpace(string(data)), err
 }
 
