@@ -3,6 +3,8 @@ package demo
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -199,6 +201,29 @@ func (w *PodWatch) Wait(ctx context.Context, what string, condition func(map[str
 	}
 }
 
+// WaitReason waits until a container of a pod that runs the image waits for one
+// of the reasons.
+func (w *PodWatch) WaitReason(ctx context.Context, image string, reasons ...string) error {
+	for {
+		w.mu.Lock()
+		found := slices.ContainsFunc(slices.Collect(maps.Values(w.pods)), func(pod *corev1.Pod) bool {
+			return imageOf(pod) == image && slices.ContainsFunc(pod.Status.ContainerStatuses, func(status corev1.ContainerStatus) bool {
+				return status.State.Waiting != nil && slices.Contains(reasons, status.State.Waiting.Reason)
+			})
+		})
+		changed := w.changed
+		w.mu.Unlock()
+		if found {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for a pod of %s to report %v: %w", image, reasons, context.Cause(ctx))
+		}
+	}
+}
+
 func imageOf(pod *corev1.Pod) string { return pod.Spec.Containers[0].Image }
 
 func podReady(pod *corev1.Pod) bool {
@@ -208,4 +233,25 @@ func podReady(pod *corev1.Pod) bool {
 		}
 	}
 	return false
+}
+
+// RenewNamespace makes an empty namespace, removing what an earlier one held.
+func (c *Cluster) RenewNamespace(ctx context.Context, name string) error {
+	namespaces := c.Client.CoreV1().Namespaces()
+	if _, err := namespaces.Get(ctx, name, metav1.GetOptions{}); err == nil {
+		watch, err := namespaces.Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+		if err != nil {
+			return fmt.Errorf("watch namespace %s: %w", name, err)
+		}
+		defer watch.Stop()
+		if err := c.DeleteNamespace(ctx, name); err != nil {
+			return err
+		}
+		for event := range watch.ResultChan() {
+			if event.Type == "DELETED" {
+				break
+			}
+		}
+	}
+	return c.CreateNamespace(ctx, name)
 }

@@ -44,6 +44,8 @@ type ServerOptions struct {
 	Forge      *Forge
 	Kubeconfig string
 	Namespace  string
+	// Outlive lets the process go on when its parent ends.
+	Outlive bool
 	// Change may edit the settings before they are written.
 	Change func(*settings.Settings)
 }
@@ -96,6 +98,7 @@ func NewServer(ctx context.Context, options ServerOptions) (*Server, error) {
 		binary:      options.Binary,
 		dir:         options.Dir,
 		data:        file.Data,
+		outlive:     options.Outlive,
 		environment: append(os.Environ(), secretVariable+"="+options.Forge.Secret),
 	}, nil
 }
@@ -111,7 +114,10 @@ func (s *Server) Start(ctx context.Context) error {
 	s.process = exec.Command(s.binary, "serve", "--config", filepath.Join(s.dir, "server.yaml"))
 	s.process.Env = s.environment
 	s.process.Stdout, s.process.Stderr = log, log
-	s.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	s.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if !s.outlive {
+		s.process.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	}
 	if err := s.process.Start(); err != nil {
 		return fmt.Errorf("start %s serve: %w", s.binary, err)
 	}

@@ -1,0 +1,88 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/tidegate-ci/tidegate/internal/settings"
+	"github.com/tidegate-ci/tidegate/pipeline"
+	"github.com/tidegate-ci/tidegate/pipeline/event"
+	"github.com/tidegate-ci/tidegate/triggers/inbox"
+	"github.com/tidegate-ci/tidegate/triggers/source"
+)
+
+// repositories are those of the settings with their secrets read, by name in
+// lower case: GitHub compares names so.
+type repositories struct {
+	byName map[string]repository
+}
+
+type repository struct {
+	settings.Repository
+	webhookSecret []byte
+	token         string
+	secrets       map[string]string
+}
+
+// readRepositories reads every secret now, so that a missing one is known at
+// the start and not in the middle of a deploy.
+func readRepositories(configured []settings.Repository) (*repositories, error) {
+	all := &repositories{byName: map[string]repository{}}
+	for _, c := range configured {
+		r := repository{Repository: c, secrets: map[string]string{}}
+		secret, err := c.WebhookSecret.Value()
+		if err == nil {
+			err = inbox.CheckSecret([]byte(secret))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("repository %s: webhook-secret: %w", c.Name, err)
+		}
+		r.webhookSecret = []byte(secret)
+		if c.Token.Set() {
+			if r.token, err = c.Token.Value(); err != nil {
+				return nil, fmt.Errorf("repository %s: token: %w", c.Name, err)
+			}
+		}
+		for name, named := range c.Secrets {
+			if r.secrets[name], err = named.Value(); err != nil {
+				return nil, fmt.Errorf("repository %s: secret %s: %w", c.Name, name, err)
+			}
+		}
+		all.byName[strings.ToLower(c.Name)] = r
+	}
+	return all, nil
+}
+
+func (r *repositories) find(fullName string) (repository, bool) {
+	found, ok := r.byName[strings.ToLower(fullName)]
+	return found, ok
+}
+
+// Lookup is what the inbox asks before it trusts a delivery.
+func (r *repositories) Lookup(fullName string) (inbox.Repository, bool) {
+	found, ok := r.find(fullName)
+	if !ok {
+		return inbox.Repository{}, false
+	}
+	return inbox.Repository{FullName: found.Name, Secret: found.webhookSecret, CloneURL: found.Clone, DefaultBranch: found.DefaultBranch}, true
+}
+
+// credentials are what the source cache fetches with.
+func (r *repositories) credentials(_ context.Context, of event.Repository) (source.Credentials, error) {
+	found, ok := r.find(of.FullName)
+	if !ok || found.token == "" {
+		return source.Credentials{}, nil
+	}
+	return source.Credentials{Username: "x-access-token", Password: found.token}, nil
+}
+
+// runSecrets are the environment variables that trusted stages see. Deploys and
+// builds get none: they have their own ways to credentials.
+func (r *repositories) runSecrets(_ context.Context, _ string, plan *pipeline.Plan, stage pipeline.PlannedStage) (map[string]string, error) {
+	found, ok := r.find(plan.Event.Repository.FullName)
+	if !ok || stage.Kind != pipeline.KindRun || plan.Event.Trust != event.Own {
+		return nil, nil
+	}
+	return found.secrets, nil
+}
