@@ -215,7 +215,7 @@ func (r *runner) step(ctx, base context.Context) error {
 }
 
 func (r *runner) apply(entry *journal.Entry) {
-	entry.RunID, entry.Time = r.id, r.e.o.Now()
+	entry.RunID, entry.Time = r.id, r.e.o.Now().UTC().Round(0) // as it will be read
 	r.state.Apply(*entry)
 }
 
