@@ -1,0 +1,142 @@
+package engine
+
+import "sync"
+
+// slots hands out the right to run an attempt: one of a bounded number, and
+// for deploys the environment, which one stage holds at a time. Repositories
+// take turns: a free slot goes to the one that uses the fewest.
+type slots struct {
+	mu           sync.Mutex
+	free         int
+	held         map[holder]claim
+	byRepository map[string]int
+	environments map[string]holder
+	queue        []waiting // in the order of asking
+}
+
+// holder is a stage of a run.
+type holder struct{ run, stage string }
+
+// claim is what a stage needs to run. An empty environment needs none.
+type claim struct{ repository, environment string }
+
+type waiting struct {
+	holder
+	claim
+	wake func()
+}
+
+func newSlots(n int) *slots {
+	return &slots{free: n, held: map[holder]claim{}, byRepository: map[string]int{}, environments: map[string]holder{}}
+}
+
+// acquire tells whether the stage has its slot. If not it is queued, and wake
+// is called, from any goroutine, once it has. Asking again changes nothing.
+// busy names the run that holds the environment, if that is what is missing.
+func (s *slots) acquire(h holder, c claim, wake func()) (ok bool, busy string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.held[h]; ok {
+		return true, ""
+	}
+	queued := false
+	for i := range s.queue {
+		queued = queued || s.queue[i].holder == h
+	}
+	if !queued {
+		s.queue = append(s.queue, waiting{h, c, wake})
+		s.grant(h)
+	}
+	if _, ok := s.held[h]; ok {
+		return true, ""
+	}
+	if owner, taken := s.environments[c.environment]; taken && c.environment != "" && owner != h {
+		busy = owner.run
+	}
+	return false, busy
+}
+
+// reserve gives the environment to a stage that began to deploy in an earlier
+// life of the worker, so that nobody else comes in between.
+func (s *slots) reserve(h holder, environment string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, taken := s.environments[environment]; !taken {
+		s.environments[environment] = h
+	}
+}
+
+// release gives back what the stage holds or waits for.
+func (s *slots) release(h holder) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c, ok := s.held[h]; ok {
+		delete(s.held, h)
+		s.free++
+		if s.byRepository[c.repository]--; s.byRepository[c.repository] == 0 {
+			delete(s.byRepository, c.repository)
+		}
+	}
+	for environment, owner := range s.environments {
+		if owner == h {
+			delete(s.environments, environment)
+		}
+	}
+	for i := range s.queue {
+		if s.queue[i].holder == h {
+			s.queue = append(s.queue[:i], s.queue[i+1:]...)
+			break
+		}
+	}
+	s.grant(holder{})
+}
+
+// releaseRun gives back what any stage of a run holds: it ended elsewhere.
+func (s *slots) releaseRun(run string) {
+	var holders []holder
+	s.mu.Lock()
+	for h := range s.held {
+		if h.run == run {
+			holders = append(holders, h)
+		}
+	}
+	for _, h := range s.environments {
+		if h.run == run {
+			holders = append(holders, h)
+		}
+	}
+	s.mu.Unlock()
+	for _, h := range holders {
+		s.release(h)
+	}
+}
+
+// grant hands out what is free. The asker sees its own grant by itself.
+func (s *slots) grant(asker holder) {
+	for s.free > 0 {
+		best := -1
+		for i := range s.queue {
+			w := &s.queue[i]
+			if owner, taken := s.environments[w.environment]; taken && w.environment != "" && owner != w.holder {
+				continue
+			}
+			if best < 0 || s.byRepository[w.repository] < s.byRepository[s.queue[best].repository] {
+				best = i
+			}
+		}
+		if best < 0 {
+			return
+		}
+		w := s.queue[best]
+		s.queue = append(s.queue[:best], s.queue[best+1:]...)
+		s.free--
+		s.held[w.holder] = w.claim
+		s.byRepository[w.repository]++
+		if w.environment != "" {
+			s.environments[w.environment] = w.holder
+		}
+		if w.holder != asker {
+			w.wake()
+		}
+	}
+}
