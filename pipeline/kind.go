@@ -46,6 +46,13 @@ const (
 	TakeoverContinue
 )
 
+// ErrHandover is the context.Cause of an attempt whose worker stops or lost
+// its lease while the run goes on elsewhere or later. A kind that sees it lets
+// go of what it holds and leaves the outside world as it is: no rollback, no
+// clean-up of remote state. Every other cause of a cancelled attempt is an
+// *Error that says why (cancelled, superseded, timeout).
+var ErrHandover = errors.New("the worker hands the run over")
+
 // Kind is what a stage kind implements. Implementations are safe for use by
 // several attempts at once.
 type Kind interface {

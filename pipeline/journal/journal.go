@@ -19,11 +19,14 @@ const (
 	RunStarted      Type = "run_started"      // Actor: the worker that took the run, again on each takeover
 	AttemptStarted  Type = "attempt_started"  // Stage, Attempt
 	AttemptFinished Type = "attempt_finished" // Stage, Attempt, Cause, Message, Outputs
-	StageProgress   Type = "stage_progress"   // Stage, Attempt, Message
-	StageFinished   Type = "stage_finished"   // Stage, Status, Cause, Message, Outputs
-	DecisionMade    Type = "decision_made"    // Stage, Decision
-	CancelRequested Type = "cancel_requested" // Actor, Cause, Message
-	RunFinished     Type = "run_finished"     // Status, Cause, Message
+	StageProgress   Type = "stage_progress"   // Stage, Attempt, Message; Attempt 0 tells what a stage waits for
+	// AttemptInterrupted: the worker stopped in good order in the middle of an
+	// attempt, which goes on as after a takeover but is not held against it.
+	AttemptInterrupted Type = "attempt_interrupted" // Stage, Attempt, Message
+	StageFinished      Type = "stage_finished"      // Stage, Status, Cause, Message, Outputs
+	DecisionMade       Type = "decision_made"       // Stage, Decision
+	CancelRequested    Type = "cancel_requested"    // Actor, Cause, Message
+	RunFinished        Type = "run_finished"        // Status, Cause, Message
 )
 
 // Status is where a run or stage stands.
@@ -75,6 +78,8 @@ var (
 	// ErrFenced: the lease token is no longer the newest; the caller lost the
 	// run and must stop acting on it at once.
 	ErrFenced = errors.New("the run belongs to another worker now")
+	// ErrFinished: the run is final; nothing is added to it any more.
+	ErrFinished = errors.New("the run has finished")
 	// ErrFull: the storage has no room; nothing was written.
 	ErrFull = errors.New("the journal's storage is full")
 )
@@ -129,7 +134,8 @@ type Journal interface {
 	// Create records a run with its plan as entry 1. The id is the caller's:
 	// creating a run that exists already changes nothing and returns false.
 	Create(ctx context.Context, runID string, plan *pipeline.Plan, now time.Time) (created bool, err error)
-	// Append adds entries in order and gives them their Seq. With a lease, it
+	// Append adds entries in order, all or none, and sets their Seq in the
+	// caller's slice. A finished run takes no more (ErrFinished). With a lease, it
 	// is fenced by the lease's token. Without (nil), only DecisionMade and
 	// CancelRequested are accepted: what people ask for needs no lease.
 	Append(ctx context.Context, runID string, lease *Lease, entries ...Entry) error
