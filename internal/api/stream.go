@@ -1,0 +1,241 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/tidegate-ci/tidegate/pipeline/journal"
+)
+
+// linePage is how many log lines are held at once for one client.
+const linePage = 500
+
+// lineReader pages through the log of a run from a sequence number on.
+type lineReader struct {
+	journal Journal
+	runID   string
+	stages  []string // nil means all
+	after   int64
+}
+
+// next returns further lines of the selected stages, none when there are no more yet.
+func (l *lineReader) next(ctx context.Context) ([]journal.Line, error) {
+	stage := ""
+	if len(l.stages) == 1 {
+		stage = l.stages[0]
+	}
+	for {
+		page, err := l.journal.Log(ctx, l.runID, stage, l.after, linePage)
+		if err != nil {
+			return nil, fmt.Errorf("reading the log of run %s: %w", l.runID, err)
+		}
+		if len(page) == 0 {
+			return nil, nil
+		}
+		l.after = page[len(page)-1].Seq
+		if len(l.stages) > 1 {
+			page = slices.DeleteFunc(page, func(line journal.Line) bool { return !slices.Contains(l.stages, line.Stage) })
+		}
+		if len(page) > 0 {
+			return page, nil
+		}
+	}
+}
+
+// merge gives entries and lines to emit in the order of their times, each kind
+// in its own order. fetch pages in more lines.
+func merge(entries []journal.Entry, fetch func() ([]journal.Line, error), emit func(StreamItem) error) error {
+	var page []journal.Line
+	more := true
+	for {
+		if len(page) == 0 && more {
+			var err error
+			if page, err = fetch(); err != nil {
+				return err
+			}
+			more = len(page) > 0
+		}
+		var item StreamItem
+		switch {
+		case len(entries) > 0 && (len(page) == 0 || !page[0].Time.Before(entries[0].Time)):
+			item.Entry, entries = &entries[0], entries[1:]
+		case len(page) > 0:
+			item.Line, page = &page[0], page[1:]
+		default:
+			return nil
+		}
+		if err := emit(item); err != nil {
+			return err
+		}
+	}
+}
+
+func (h *handler) streamRun(w http.ResponseWriter, r *http.Request) error {
+	query := r.URL.Query()
+	afterEntry, err := parseSequence(query, "after_entry")
+	if err != nil {
+		return err
+	}
+	afterLine, err := parseSequence(query, "after_line")
+	if err != nil {
+		return err
+	}
+	follow, err := parseFlag(query, "follow")
+	if err != nil {
+		return err
+	}
+	state, err := h.state(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	selected, err := selectStages(state, query.Get("stage"))
+	if err != nil {
+		return err
+	}
+	lines := lineReader{journal: h.Journal, runID: state.RunID, stages: selected, after: afterLine}
+	return h.stream(w, r, state.RunID, follow, func(ctx context.Context, emit func(any) error) (bool, error) {
+		// Entries first: what a stage logged is stored before its end is, so
+		// that the end of the run is never sent ahead of a line.
+		entries, err := h.Journal.Entries(ctx, state.RunID, afterEntry)
+		if err != nil {
+			return false, fmt.Errorf("reading run %s: %w", state.RunID, err)
+		}
+		for _, entry := range entries {
+			state.Apply(entry)
+			afterEntry = entry.Seq
+		}
+		fetch := func() ([]journal.Line, error) { return lines.next(ctx) }
+		if err := merge(entries, fetch, func(item StreamItem) error { return emit(item) }); err != nil {
+			return false, err
+		}
+		if follow && !state.Status.Final() {
+			return false, nil
+		}
+		return true, emit(StreamItem{End: &StreamEnd{Status: state.Status, Cause: string(state.Cause)}})
+	})
+}
+
+// followList sends the list again whenever it changed.
+func (h *handler) followList(w http.ResponseWriter, r *http.Request, filter journal.Filter) error {
+	var last []byte
+	return h.stream(w, r, "", true, func(ctx context.Context, emit func(any) error) (bool, error) {
+		runs, err := h.list(ctx, filter)
+		if err != nil {
+			return false, err
+		}
+		encoded, err := json.Marshal(runs)
+		if err != nil {
+			return false, err
+		}
+		if last != nil && slices.Equal(last, encoded) {
+			return false, nil
+		}
+		last = encoded
+		return false, emit(ListItem{Runs: &runs})
+	})
+}
+
+// minRound is the least time between two rounds of a stream, so that a chatty
+// run costs a few reads a second a client and not one a line.
+const minRound = 50 * time.Millisecond
+
+// stream writes NDJSON: round sends what is new and tells whether that was all;
+// it is called at first and whenever the journal says that something changed.
+func (h *handler) stream(w http.ResponseWriter, r *http.Request, runID string, follow bool,
+	round func(ctx context.Context, emit func(any) error) (done bool, err error),
+) error {
+	select {
+	case h.streams <- struct{}{}:
+		defer func() { <-h.streams }()
+	default:
+		return failf(CodeUnavailable, "try again when others have ended", "%d streams are open, which is the limit", maxStreams)
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	var changed <-chan struct{}
+	if follow {
+		changed = h.Journal.Watch(ctx, runID) // before the first read: nothing falls between
+	}
+	heartbeat := time.NewTicker(h.Heartbeat)
+	defer heartbeat.Stop()
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.Header().Set("X-Accel-Buffering", "no") // nginx would hold lines back
+	control := http.NewResponseController(w)
+	encoder := json.NewEncoder(w)
+	emit := func(item any) error {
+		if err := h.extendDeadline(control); err != nil {
+			return err
+		}
+		if err := encoder.Encode(item); err != nil {
+			return errGone
+		}
+		return nil
+	}
+	for {
+		done, err := round(ctx, emit)
+		if err == nil {
+			if control.Flush() != nil {
+				err = errGone
+			}
+		}
+		if err != nil || done {
+			return h.endStream(r, err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-h.Stopping:
+			return nil
+		case <-heartbeat.C:
+			now := time.Now().UTC()
+			if err := emit(StreamItem{Heartbeat: &now}); err != nil {
+				return nil
+			}
+		case _, ok := <-changed:
+			if !ok {
+				return nil
+			}
+			pause(ctx, h.Stopping, minRound)
+		}
+	}
+}
+
+var errGone = failf(CodeUnavailable, "", "the client went away")
+
+// endStream deals with the error of a stream that has begun: its status is
+// sent, so that all that is left is to cut it, which makes the client come back.
+func (h *handler) endStream(r *http.Request, err error) error {
+	if err == nil || r.Context().Err() != nil {
+		return nil
+	}
+	if errorFor(err) != errGone {
+		h.logFailure(r, err)
+	}
+	panic(http.ErrAbortHandler)
+}
+
+func pause(ctx context.Context, stopping <-chan struct{}, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-stopping:
+	case <-ctx.Done():
+	}
+}
+
+// extendDeadline gives the client so long again to take the next bytes. A
+// writer that knows no deadlines (a test's recorder) is bounded by other means.
+func (h *handler) extendDeadline(control *http.ResponseController) error {
+	err := control.SetWriteDeadline(time.Now().Add(h.WriteTimeout))
+	if err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return errGone
+	}
+	return nil
+}
