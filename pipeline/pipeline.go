@@ -210,8 +210,20 @@ type Plan struct {
 	CancelInProgress bool   `json:"cancelInProgress,omitempty"`
 	// Inputs are the values of every declared input: given, default or empty.
 	Inputs map[string]string `json:"inputs,omitempty"`
+	// Problem, when set, says why the pipeline cannot run for the event (its
+	// file is wrong): such a plan has no stages, and its run fails with this
+	// text, so that whoever pushed finds it where they look.
+	Problem string `json:"problem,omitempty"`
+	// Reused holds stages, by ID, whose result is taken over from an earlier run.
+	Reused map[string]Reused `json:"reused,omitempty"`
 	// Stages are in a topological order that is stable for equal input.
 	Stages []PlannedStage `json:"stages"`
+}
+
+// Reused is what an earlier run's stage handed on.
+type Reused struct {
+	RunID   string  `json:"runID"`
+	Outputs Outputs `json:"outputs,omitempty"`
 }
 
 // PlannedStage is a stage of a plan. The values in its specs and Env are still

@@ -83,6 +83,9 @@ type decision struct {
 }
 
 func (d *decision) all() []action {
+	if d.plan.Problem != "" {
+		return []action{{kind: actEnd, status: journal.Failed, cause: pipeline.CauseInvalid, message: d.plan.Problem}}
+	}
 	ordinaryDone, allDone := true, true
 	for i := range d.state.Stages {
 		if !d.state.Stages[i].Status.Final() {
@@ -108,7 +111,10 @@ func (d *decision) do(a action) { d.actions = append(d.actions, a) }
 func (d *decision) stage(stage *journal.StageState, planned *pipeline.PlannedStage, ordinaryDone bool) {
 	cancelled := d.cancelled(planned)
 	last := stage.Last()
+	reused, done := d.plan.Reused[stage.ID]
 	switch {
+	case last == nil && done:
+		d.do(action{kind: actFinish, stage: stage.ID, status: journal.Succeeded, message: "taken over from run " + reused.RunID, outputs: reused.Outputs})
 	case last == nil && cancelled:
 		d.do(action{kind: actFinish, stage: stage.ID, status: journal.Cancelled, cause: d.state.Cancel.Cause, message: d.state.Cancel.Message})
 	case last == nil:
