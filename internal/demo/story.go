@@ -339,7 +339,7 @@ func (s *story) push(ctx context.Context, version, message string, files map[str
 
 // follow waits for the commit's run and tells its stages' progress until it ends.
 func (s *story) follow(ctx context.Context, commit string) (journal.State, error) {
-	id, err := s.runOf(ctx, commit)
+	id, err := s.client.RunOf(ctx, fullName, commit)
 	if err != nil {
 		return journal.State{}, err
 	}
@@ -362,24 +362,6 @@ func (s *story) follow(ctx context.Context, commit string) (journal.State, error
 		return state, fmt.Errorf("follow run %s: %w", id, err)
 	}
 	return state, nil
-}
-
-func (s *story) runOf(ctx context.Context, commit string) (string, error) {
-	found := errors.New("found")
-	var id string
-	err := s.client.FollowList(ctx, journal.Filter{Repository: fullName}, nil, func(runs []journal.Summary) error {
-		for _, run := range runs {
-			if run.Commit == commit {
-				id = run.ID
-				return found
-			}
-		}
-		return nil
-	})
-	if !errors.Is(err, found) {
-		return "", fmt.Errorf("find the run of commit %.7s: %w", commit, err)
-	}
-	return id, nil
 }
 
 // settled waits until the version's pods are all there is.
