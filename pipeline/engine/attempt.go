@@ -71,7 +71,7 @@ type work struct {
 }
 
 func (r *runner) launch(base context.Context, a action) {
-	planned := r.planned(a.stage)
+	planned := *r.state.Planned(a.stage)
 	ctx, cancel := context.WithCancelCause(base)
 	live := &attempt{stage: a.stage, number: a.attempt, cancel: cancel}
 	w := work{
