@@ -71,7 +71,7 @@ type work struct {
 }
 
 func (r *runner) launch(base context.Context, a action) {
-	planned := r.planned(a.stage)
+	planned := *r.state.Planned(a.stage)
 	ctx, cancel := context.WithCancelCause(base)
 	live := &attempt{stage: a.stage, number: a.attempt, cancel: cancel}
 	w := work{
@@ -241,10 +241,13 @@ func conclude(ctx context.Context, err error) (pipeline.Cause, string) {
 	}
 	switch cause {
 	case pipeline.CauseFailed, pipeline.CauseInfrastructure, pipeline.CauseCancelled, pipeline.CauseTimeout:
-		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || strings.Contains(message, why.Error()) {
-			return why.Cause, why.Error()
+		switch {
+		case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+			message = why.Error()
+		case !strings.Contains(message, why.Error()):
+			message = why.Error() + ": " + message
 		}
-		return why.Cause, why.Error() + ": " + message
+		return why.Cause, message
 	}
 	return cause, message
 }

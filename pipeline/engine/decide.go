@@ -271,6 +271,7 @@ func failures(stage *journal.StageState, takeover pipeline.Takeover) (counted in
 	for i := range stage.Attempts {
 		a := &stage.Attempts[i]
 		switch {
+		case a.Open():
 		case a.Interrupted:
 			free = true
 		case a.Lost && !lost && takeover == pipeline.TakeoverRetry:

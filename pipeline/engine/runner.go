@@ -293,18 +293,8 @@ func (r *runner) slot(id string) (ok bool, busy string) {
 	if stage.Kind == pipeline.KindApprove {
 		return true, ""
 	}
-	planned := r.planned(id)
-	c := claim{repository: r.state.Plan.Event.Repository.FullName, environment: r.e.environment(r.state, planned)}
+	c := claim{repository: r.state.Plan.Event.Repository.FullName, environment: r.e.environment(r.state, *r.state.Planned(id))}
 	return r.e.slots.acquire(holder{r.id, id}, c, r.nudge)
-}
-
-func (r *runner) planned(id string) pipeline.PlannedStage {
-	for i := range r.state.Stages {
-		if r.state.Stages[i].ID == id {
-			return r.state.Plan.Stages[i]
-		}
-	}
-	return pipeline.PlannedStage{}
 }
 
 func (r *runner) act(base context.Context, a action) {

@@ -1,6 +1,9 @@
 package engine
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // slots hands out the right to run an attempt: one of a bounded number, and
 // for deploys the environment, which one stage holds at a time. Repositories
@@ -12,6 +15,7 @@ type slots struct {
 	byRepository map[string]int
 	environments map[string]holder
 	queue        []waiting // in the order of asking
+	queued       map[holder]bool
 }
 
 // holder is a stage of a run.
@@ -27,7 +31,7 @@ type waiting struct {
 }
 
 func newSlots(n int) *slots {
-	return &slots{free: n, held: map[holder]claim{}, byRepository: map[string]int{}, environments: map[string]holder{}}
+	return &slots{free: n, held: map[holder]claim{}, byRepository: map[string]int{}, environments: map[string]holder{}, queued: map[holder]bool{}}
 }
 
 // acquire tells whether the stage has its slot. If not it is queued, and wake
@@ -39,11 +43,8 @@ func (s *slots) acquire(h holder, c claim, wake func()) (ok bool, busy string) {
 	if _, ok := s.held[h]; ok {
 		return true, ""
 	}
-	queued := false
-	for i := range s.queue {
-		queued = queued || s.queue[i].holder == h
-	}
-	if !queued {
+	if !s.queued[h] {
+		s.queued[h] = true
 		s.queue = append(s.queue, waiting{h, c, wake})
 		s.grant(h)
 	}
@@ -82,11 +83,9 @@ func (s *slots) release(h holder) {
 			delete(s.environments, environment)
 		}
 	}
-	for i := range s.queue {
-		if s.queue[i].holder == h {
-			s.queue = append(s.queue[:i], s.queue[i+1:]...)
-			break
-		}
+	if s.queued[h] {
+		delete(s.queued, h)
+		s.queue = slices.DeleteFunc(s.queue, func(w waiting) bool { return w.holder == h })
 	}
 	s.grant(holder{})
 }
@@ -101,6 +100,11 @@ func (s *slots) releaseRun(run string) {
 		}
 	}
 	for _, h := range s.environments {
+		if h.run == run {
+			holders = append(holders, h)
+		}
+	}
+	for h := range s.queued {
 		if h.run == run {
 			holders = append(holders, h)
 		}
@@ -128,7 +132,8 @@ func (s *slots) grant(asker holder) {
 			return
 		}
 		w := s.queue[best]
-		s.queue = append(s.queue[:best], s.queue[best+1:]...)
+		s.queue = slices.Delete(s.queue, best, best+1)
+		delete(s.queued, w.holder)
 		s.free--
 		s.held[w.holder] = w.claim
 		s.byRepository[w.repository]++

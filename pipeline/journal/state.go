@@ -138,6 +138,15 @@ func (s *State) Stage(id string) *StageState {
 	return &s.Stages[i]
 }
 
+// Planned returns what the plan says of the stage, nil if it holds none such.
+func (s *State) Planned(id string) *pipeline.PlannedStage {
+	i, ok := s.index[id]
+	if !ok {
+		return nil
+	}
+	return &s.Plan.Stages[i]
+}
+
 // Apply folds one more entry in. Entries at or before Seq were seen already
 // and change nothing; an entry without a Seq is taken as the next.
 func (s *State) Apply(e Entry) {

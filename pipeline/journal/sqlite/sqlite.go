@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	sqlitedriver "modernc.org/sqlite"
@@ -222,6 +223,9 @@ func (j *Journal) closeDatabases() error {
 
 // storageError turns SQLite's ways to say "no room" into journal.ErrFull.
 func storageError(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: %w", journal.ErrFull, err)
+	}
 	var e *sqlitedriver.Error
 	if !errors.As(err, &e) {
 		return err
