@@ -17,9 +17,15 @@ into a rollback. The same binary runs a pipeline on a laptop and as a server.`,
 		return usageErrorf("%w", err)
 	})
 	root.AddCommand(
-		newGraphCommand(),
+		newRunCommand(),
 		newLintCommand(),
+		newGraphCommand(),
 		newSchemaCommand(),
+		newBuildCommand(),
+		newServeCommand(),
+		newRunsCommand(),
+		newRolloutCommand(),
+		newDemoCommand(),
 		newVersionCommand(),
 	)
 	return root
