@@ -85,6 +85,7 @@ func runHere(cmd *cobra.Command, flags runFlags, stages []string) error {
 	if err != nil {
 		return err
 	}
+	addEnvironments(&config, plan, flags)
 	if flags.dryRun {
 		for _, stage := range plan.Stages {
 			fmt.Fprintf(cmd.OutOrStdout(), "%s (%s)\n", stage.ID, stage.Kind)
@@ -141,8 +142,23 @@ func localSettings(flags runFlags) (settings.Settings, error) {
 	if flags.registry != "" {
 		config.Registry.Push = flags.registry
 	}
-	config.Anywhere = settings.Environment{Kubeconfig: flags.kubeconfig, Context: flags.context, Namespace: flags.namespace}
 	return config, nil
+}
+
+// addEnvironments gives every environment that the plan deploys to and the
+// settings do not know the cluster of the flags.
+func addEnvironments(config *settings.Settings, plan *pipeline.Plan, flags runFlags) {
+	if config.Environments == nil {
+		config.Environments = map[string]settings.Environment{}
+	}
+	for _, stage := range plan.Stages {
+		if stage.Deploy == nil {
+			continue
+		}
+		if _, known := config.Environments[stage.Deploy.Environment]; !known {
+			config.Environments[stage.Deploy.Environment] = settings.Environment{Kubeconfig: flags.kubeconfig, Context: flags.context, Namespace: flags.namespace}
+		}
+	}
 }
 
 // localPlan reads the pipeline of this working tree and binds it to an event

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -50,7 +51,7 @@ func Run(ctx context.Context, o Options) (_ journal.State, err error) {
 		return journal.State{}, err
 	}
 	defer func() { err = errors.Join(err, records.Close()) }()
-	kinds, err := worker.Kinds(worker.Options{Settings: o.Settings, Log: o.Log})
+	kinds, err := worker.Kinds(ctx, worker.Options{Settings: o.Settings, WorkingTree: true, Containers: needsContainers(o.Plan), Log: o.Log})
 	if err != nil {
 		return journal.State{}, err
 	}
@@ -85,6 +86,13 @@ func Run(ctx context.Context, o Options) (_ journal.State, err error) {
 	stop()
 	follower.Wait()
 	return state, errors.Join(err, followErr)
+}
+
+// needsContainers spares runs without images the time to look for a runtime.
+func needsContainers(plan *pipeline.Plan) bool {
+	return slices.ContainsFunc(plan.Stages, func(s pipeline.PlannedStage) bool {
+		return s.Kind == pipeline.KindBuild || s.Run != nil && s.Run.Image != ""
+	})
 }
 
 func approveAll(ctx context.Context, e *engine.Engine, id string, o Options) error {

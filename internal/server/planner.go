@@ -39,7 +39,7 @@ type submitter interface {
 
 // scheduler learns which schedules a repository's default branch asks for.
 type scheduler interface {
-	Set(repository event.Repository, pipelines []*pipeline.Pipeline) error
+	Set(ctx context.Context, repository event.Repository, pipelines []*pipeline.Pipeline) error
 }
 
 // Handle makes the runs that an event asks for, and says in words what came of
@@ -92,7 +92,7 @@ func (p *planner) plan(ctx context.Context, e event.Event, names []string) (runs
 		return nil, nil, fmt.Errorf("read pipelines at %.12s: %w", e.Commit, err)
 	}
 	if !broken && e.Kind == event.Push && e.Trust == event.Own && e.Branch == e.Repository.DefaultBranch {
-		if err := p.schedules.Set(e.Repository, pipelines); err != nil {
+		if err := p.schedules.Set(ctx, e.Repository, pipelines); err != nil {
 			return nil, nil, fmt.Errorf("set the schedules of %s: %w", e.Repository.FullName, err)
 		}
 	}

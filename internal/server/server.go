@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -27,6 +28,7 @@ import (
 	"github.com/tidegate-ci/tidegate/triggers/forge/github"
 	"github.com/tidegate-ci/tidegate/triggers/inbox"
 	inboxsqlite "github.com/tidegate-ci/tidegate/triggers/inbox/sqlite"
+	"github.com/tidegate-ci/tidegate/triggers/schedule"
 	"github.com/tidegate-ci/tidegate/triggers/source"
 )
 
@@ -41,10 +43,12 @@ type Server struct {
 	lock      *os.File
 	journal   *journalsqlite.Journal
 	inbox     *inboxsqlite.Store
+	tokens    *api.Tokens
 	engine    *engine.Engine
 	processor inbox.Processor
 	schedules *schedules
 	statuses  *statusReporter
+	images    *registry.Registry
 	registry  *registry.Server
 	http      *http.Server
 	listener  net.Listener
@@ -85,32 +89,45 @@ func Open(ctx context.Context, config settings.Settings, log *zap.Logger) (_ *Se
 	if err != nil {
 		return nil, err
 	}
-	if config.Registry.Embedded() {
-		if s.registry, err = registry.Listen(ctx, registry.Config{
-			Address: config.Registry.Listen, Dir: filepath.Join(config.Data, "registry"), Log: log.Named("registry"),
-		}); err != nil {
-			return nil, err
-		}
-	}
-	if err := s.openEngine(known, cache); err != nil {
+	if s.tokens, err = openTokens(config.Data); err != nil {
 		return nil, err
 	}
-	plans := &planner{repositories: known, source: cache, engine: s.engine, log: log.Named("planner")}
-	if s.schedules, err = openSchedules(s.inbox, plans, log.Named("schedule")); err != nil {
+	if err := s.openRegistry(ctx); err != nil {
 		return nil, err
 	}
-	plans.schedules = s.schedules
+	if err := s.openEngine(ctx, known, cache); err != nil {
+		return nil, err
+	}
+	s.schedules = &schedules{
+		cron: schedule.New(s.inbox, s.inbox, time.Now, log.Named("schedule")), repositories: known, source: cache, log: log.Named("schedule"),
+	}
+	plans := &planner{repositories: known, source: cache, engine: s.engine, schedules: s.schedules, log: log.Named("planner")}
 	s.processor = inbox.Processor{Store: s.inbox, Handle: plans.Handle, Log: log.Named("inbox")}
-	s.statuses = newStatusReporter(s.journal, known, config, log.Named("status"))
+	sink, err := newGithubStatuses(config.GitHub.API, known)
+	if err != nil {
+		return nil, err
+	}
+	s.statuses = &statusReporter{journal: s.journal, sink: sink, url: config.URL, now: time.Now, log: log.Named("status")}
 	return s, s.openHTTP(ctx, known, plans)
 }
 
-func (s *Server) openEngine(known *repositories, cache *source.Cache) error {
+func (s *Server) openRegistry(ctx context.Context) (err error) {
+	if !s.settings.Registry.Embedded() {
+		return nil
+	}
+	if s.images, err = registry.New(registry.Config{Dir: filepath.Join(s.settings.Data, "registry"), Log: s.log.Named("registry")}); err != nil {
+		return err
+	}
+	s.registry, err = s.images.Listen(ctx, s.settings.Registry.Listen)
+	return err
+}
+
+func (s *Server) openEngine(ctx context.Context, known *repositories, cache *source.Cache) error {
 	places, err := newWorkspaces(filepath.Join(s.settings.Data, "workspaces"), cache, s.log)
 	if err != nil {
 		return err
 	}
-	stageKinds, err := worker.Kinds(worker.Options{Settings: s.settings, Log: s.log, Trusted: false})
+	stageKinds, err := worker.Kinds(ctx, worker.Options{Settings: s.settings, Containers: true, Member: s.member, Log: s.log})
 	if err != nil {
 		return err
 	}
@@ -131,12 +148,18 @@ func (s *Server) openEngine(known *repositories, cache *source.Cache) error {
 	return err
 }
 
+// member tells whether a token gives the user the group.
+func (s *Server) member(user, group string) bool {
+	known, err := s.tokens.List()
+	if err != nil {
+		s.log.Error("read the tokens", zap.Error(err))
+		return false
+	}
+	return slices.ContainsFunc(known, func(t api.Token) bool { return t.User == user && slices.Contains(t.Groups, group) })
+}
+
 func (s *Server) openHTTP(ctx context.Context, known *repositories, plans *planner) error {
 	hooks, err := inbox.NewHandler(inbox.Config{Forge: github.Forge{}, Store: s.inbox, Repositories: known, Log: s.log.Named("hooks")})
-	if err != nil {
-		return err
-	}
-	tokens, err := openTokens(s.settings.Data)
 	if err != nil {
 		return err
 	}
@@ -146,7 +169,7 @@ func (s *Server) openHTTP(ctx context.Context, known *repositories, plans *plann
 		Journal:  s.journal,
 		Runs:     &controls{engine: s.engine, journal: s.journal, planner: plans, now: time.Now},
 		Events:   &events{store: s.inbox, now: time.Now, log: s.log.Named("audit")},
-		Tokens:   tokens,
+		Tokens:   s.tokens,
 		Log:      s.log.Named("api"),
 		Stopping: s.stopping,
 	}))
@@ -220,7 +243,7 @@ func (s *Server) close() {
 	if s.listener != nil {
 		_ = s.listener.Close() // closed already when the server ran
 	}
-	for name, closer := range map[string]interface{ Close() error }{"registry": closerOf(s.registry), "inbox": closerOf(s.inbox), "journal": closerOf(s.journal)} {
+	for name, closer := range map[string]interface{ Close() error }{"registry": closerOf(s.images), "inbox": closerOf(s.inbox), "journal": closerOf(s.journal)} {
 		if closer == nil {
 			continue
 		}

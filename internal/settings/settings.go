@@ -31,9 +31,6 @@ type Settings struct {
 	Repositories []Repository           `yaml:"repositories,omitempty"`
 	Environments map[string]Environment `yaml:"environments,omitempty"`
 	Limits       Limits                 `yaml:"limits,omitempty"`
-	// Anywhere is the environment that stands in for every name Environments
-	// does not list. A local run sets it; a settings file cannot.
-	Anywhere Environment `yaml:"-"`
 }
 
 // GitHub says where the forge's API is.

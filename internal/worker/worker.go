@@ -1,0 +1,127 @@
+// Package worker wires the stage kinds together, for a server and for a local
+// run alike: one registry client, one store of layers, one OCI runtime.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"go.uber.org/zap"
+
+	"github.com/tidegate-ci/tidegate/internal/settings"
+	"github.com/tidegate-ci/tidegate/pipeline"
+	"github.com/tidegate-ci/tidegate/stages/approve"
+	"github.com/tidegate-ci/tidegate/stages/deploy"
+	"github.com/tidegate-ci/tidegate/stages/image"
+	"github.com/tidegate-ci/tidegate/stages/image/registry"
+	"github.com/tidegate-ci/tidegate/stages/image/store"
+	"github.com/tidegate-ci/tidegate/stages/run"
+	"github.com/tidegate-ci/tidegate/stages/sandbox/oci"
+	"github.com/tidegate-ci/tidegate/stages/sandbox/rootfs"
+)
+
+// Options say what the kinds work with.
+type Options struct {
+	Settings settings.Settings
+	// WorkingTree is set where attempts run in a person's own working tree: the
+	// command sees that person's environment and home.
+	WorkingTree bool
+	// Containers looks for an OCI runtime now. Without it, stages that need one fail.
+	Containers bool
+	// Member tells whether a user belongs to a group that approvals name; nil: never.
+	Member func(user, group string) bool
+	Log    *zap.Logger
+}
+
+// Kinds makes the stage kinds. A machine that cannot run containers is no
+// error: stages that need none still run, others say what is missing.
+func Kinds(ctx context.Context, o Options) (map[pipeline.KindName]pipeline.Kind, error) {
+	dir := o.Settings.Data
+	client := registry.New(registry.Options{Default: o.Settings.Registry.Push, Mirrors: o.Settings.Registry.Mirrors})
+	layers, err := store.Open(filepath.Join(dir, "build"), store.Options{})
+	if err != nil {
+		return nil, err
+	}
+	unpacked, runtime, noContainers := containers(ctx, o)
+	builder := &image.Builder{
+		Store:    layers,
+		Registry: client,
+		Rootfs:   func() (*rootfs.Store, error) { return unpacked, noContainers },
+		Runner: func(context.Context) (image.Runner, error) {
+			if noContainers != nil {
+				return nil, noContainers
+			}
+			return runtime, nil
+		},
+	}
+	return map[pipeline.KindName]pipeline.Kind{
+		pipeline.KindRun: run.New(run.Options{
+			CacheDir:     filepath.Join(dir, "caches"),
+			HostCaches:   !o.WorkingTree,
+			HostEnv:      hostEnv(o.WorkingTree),
+			Runtime:      runtime,
+			Store:        unpacked,
+			Images:       client,
+			NoContainers: noContainers,
+		}),
+		pipeline.KindBuild:   &image.Kind{Builder: builder},
+		pipeline.KindApprove: approve.Kind{Member: o.Member},
+		pipeline.KindDeploy: policy{
+			environments: o.Settings.Environments,
+			inner:        deploy.New(deploy.Options{Environments: environments(o.Settings), Log: o.Log.Named("deploy")}),
+		},
+	}, nil
+}
+
+// errNotLooked is what a stage that needs a container meets when nobody
+// expected one.
+var errNotLooked = errors.New("no OCI runtime was looked for")
+
+func containers(ctx context.Context, o Options) (*rootfs.Store, *oci.Runtime, error) {
+	if !o.Containers {
+		return nil, nil, errNotLooked
+	}
+	runtime, err := oci.Find(ctx, oci.Options{Dir: filepath.Join(o.Settings.Data, "oci"), Log: o.Log.Named("oci")})
+	if err != nil {
+		o.Log.Warn("stages with an image and builds with RUN cannot run here", zap.Error(err))
+		return nil, nil, err
+	}
+	unpacked, err := rootfs.Open(filepath.Join(o.Settings.Data, "rootfs"))
+	if err != nil {
+		o.Log.Warn("stages with an image and builds with RUN cannot run here", zap.Error(err))
+		return nil, nil, fmt.Errorf("open the store of root filesystems: %w", err)
+	}
+	return unpacked, runtime, nil
+}
+
+// hostEnv is what commands on the host see: in a person's own working tree that
+// person's environment, on a server only what finding programs needs. The
+// server's own environment holds its secrets.
+func hostEnv(workingTree bool) map[string]string {
+	names := []string{"PATH", "LANG", "TZ"}
+	if workingTree {
+		names = append(names, "HOME", "USER", "SHELL", "TERM", "TMPDIR", "GOPATH", "GOCACHE", "GOMODCACHE", "GOPROXY", "GOFLAGS", "SSH_AUTH_SOCK", "DOCKER_CONFIG", "KUBECONFIG")
+	}
+	env := map[string]string{}
+	for _, name := range names {
+		if value, ok := os.LookupEnv(name); ok {
+			env[name] = value
+		}
+	}
+	return env
+}
+
+func environments(s settings.Settings) map[string]deploy.Environment {
+	all := map[string]deploy.Environment{}
+	for name, e := range s.Environments {
+		all[name] = target(e)
+	}
+	return all
+}
+
+func target(e settings.Environment) deploy.Environment {
+	return deploy.Environment{Kubeconfig: e.Kubeconfig, Context: e.Context, Namespace: e.Namespace}
+}
