@@ -57,7 +57,7 @@ func (h *handler) cancelRun(w http.ResponseWriter, r *http.Request) error {
 		h.writeJSON(w, http.StatusOK, done)
 		return nil
 	case state.Status.Final():
-		return failf(CodeConflict, "", "run %s has ended already: it %s", state.RunID, state.Status)
+		return failf(CodeConflict, "", "run %s has ended already: it is %s", state.RunID, state.Status)
 	}
 	if err := h.Runs.Cancel(r.Context(), state.RunID, identityOf(r.Context()).User, reason); err != nil {
 		return err
