@@ -32,6 +32,7 @@ type Server struct {
 
 	binary, dir, data string
 	environment       []string
+	outlive           bool
 	process           *exec.Cmd
 	exited            chan struct{}
 	exitErr           error

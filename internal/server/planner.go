@@ -86,7 +86,7 @@ func (p *planner) plan(ctx context.Context, e event.Event, names []string) (runs
 		return nil, []string{err.Error()}, nil
 	case broken:
 		p.log.Info("the pipeline files are wrong", zap.String("repository", e.Repository.FullName), zap.String("commit", e.Commit), zap.Error(problems))
-		plan := &pipeline.Plan{Pipeline: pipeline.DefaultFile, File: pipeline.DefaultFile, Event: e, Problem: problems.Error()}
+		plan := &pipeline.Plan{Pipeline: pipeline.File, File: pipeline.File, Event: e, Problem: problems.Error()}
 		runs = append(runs, plannedRun{runID(e, plan.Pipeline), plan})
 	case err != nil:
 		return nil, nil, fmt.Errorf("read pipelines at %.12s: %w", e.Commit, err)

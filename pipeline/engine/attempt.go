@@ -63,7 +63,7 @@ type work struct {
 	planned   pipeline.PlannedStage
 	number    int
 	continued bool
-	states    map[string]StageResult
+	states    map[string]pipeline.StageResult
 	deadline  time.Duration // what is left
 	timeout   time.Duration // what was given, for messages
 	decisions <-chan pipeline.Decision
@@ -189,7 +189,7 @@ func runKind(ctx context.Context, kind pipeline.Kind, a pipeline.Attempt, log *a
 	return kind.Run(ctx, a)
 }
 
-func (e *Engine) resolve(stage pipeline.PlannedStage, plan *pipeline.Plan, states map[string]StageResult) (pipeline.PlannedStage, error) {
+func (e *Engine) resolve(stage pipeline.PlannedStage, plan *pipeline.Plan, states map[string]pipeline.StageResult) (pipeline.PlannedStage, error) {
 	if e.o.Resolve == nil {
 		return stage, nil
 	}

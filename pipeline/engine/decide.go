@@ -9,13 +9,6 @@ import (
 	"github.com/tidegate-ci/tidegate/pipeline/journal"
 )
 
-// StageResult is what conditions and values see of a stage.
-type StageResult struct {
-	// Status is a journal.Status.
-	Status  string
-	Outputs pipeline.Outputs
-}
-
 // maxContinued bounds how often an attempt of a continuing kind is gone on
 // with after a worker died in it: an attempt that kills its workers ends.
 const maxContinued = 100
@@ -55,7 +48,7 @@ type action struct {
 type rules struct {
 	// when decides a stage's condition once its needs ended; nil knows only
 	// "true", "false" and the default.
-	when func(stage pipeline.PlannedStage, plan *pipeline.Plan, states map[string]StageResult) (bool, error)
+	when func(stage pipeline.PlannedStage, plan *pipeline.Plan, states map[string]pipeline.StageResult) (bool, error)
 	// takeover tells what becomes of lost attempts of a kind.
 	takeover func(pipeline.KindName) pipeline.Takeover
 	// backoff is how long to wait after the n-th counted failure (from 1).
@@ -78,7 +71,7 @@ type decision struct {
 	plan    *pipeline.Plan
 	now     time.Time
 	rules   rules
-	results map[string]StageResult
+	results map[string]pipeline.StageResult
 	actions []action
 }
 
@@ -200,17 +193,17 @@ func (d *decision) condition(planned *pipeline.PlannedStage) (run bool, reason s
 	return run, reason, err
 }
 
-func (d *decision) stageResults() map[string]StageResult {
+func (d *decision) stageResults() map[string]pipeline.StageResult {
 	if d.results == nil {
 		d.results = resultsOf(d.state)
 	}
 	return d.results
 }
 
-func resultsOf(state *journal.State) map[string]StageResult {
-	results := make(map[string]StageResult, len(state.Stages))
+func resultsOf(state *journal.State) map[string]pipeline.StageResult {
+	results := make(map[string]pipeline.StageResult, len(state.Stages))
 	for i := range state.Stages {
-		results[state.Stages[i].ID] = StageResult{Status: string(state.Stages[i].Status), Outputs: state.Stages[i].Outputs}
+		results[state.Stages[i].ID] = pipeline.StageResult{Status: string(state.Stages[i].Status), Outputs: state.Stages[i].Outputs}
 	}
 	return results
 }

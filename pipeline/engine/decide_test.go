@@ -65,7 +65,7 @@ func TestDecide(t *testing.T) {
 		plan    *pipeline.Plan
 		entries []journal.Entry
 		now     int // seconds after the first entry
-		when    func(pipeline.PlannedStage, *pipeline.Plan, map[string]StageResult) (bool, error)
+		when    func(pipeline.PlannedStage, *pipeline.Plan, map[string]pipeline.StageResult) (bool, error)
 		want    []action
 	}{
 		"starts all that need nothing": {plan: planOf(stage("a"), stage("b"), stage("c", "a")),
@@ -78,12 +78,12 @@ func TestDecide(t *testing.T) {
 		"skips behind what did not succeed": {plan: planOf(stage("a"), stage("b", "a")), entries: []journal.Entry{done("a", journal.Skipped)},
 			want: []action{{kind: actFinish, stage: "b", status: journal.Skipped, message: `it needs "a", which is skipped`}}},
 		"asks the condition": {plan: planOf(stage("a"), conditional), entries: []journal.Entry{done("a", journal.Failed)},
-			when: func(_ pipeline.PlannedStage, _ *pipeline.Plan, states map[string]StageResult) (bool, error) {
+			when: func(_ pipeline.PlannedStage, _ *pipeline.Plan, states map[string]pipeline.StageResult) (bool, error) {
 				return states["a"].Status == "failed", nil
 			},
 			want: []action{{kind: actStart, stage: "b", attempt: 1}}},
 		"a bad condition fails the stage": {plan: planOf(stage("a"), conditional), entries: []journal.Entry{done("a", journal.Failed)},
-			when: func(pipeline.PlannedStage, *pipeline.Plan, map[string]StageResult) (bool, error) {
+			when: func(pipeline.PlannedStage, *pipeline.Plan, map[string]pipeline.StageResult) (bool, error) {
 				return false, errors.New("no such key")
 			},
 			want: []action{{kind: actFinish, stage: "b", status: journal.Failed, cause: pipeline.CauseInvalid, message: `:0:0: condition of stage "b": no such key`}}},

@@ -60,9 +60,9 @@ type Options struct {
 	Env func(runID string, plan *pipeline.Plan, stage pipeline.PlannedStage) map[string]string
 	// When decides a stage's condition once its needs ended; it is asked only
 	// for stages that have one. Nil knows only "true" and "false".
-	When func(stage pipeline.PlannedStage, plan *pipeline.Plan, states map[string]StageResult) (bool, error)
+	When func(stage pipeline.PlannedStage, plan *pipeline.Plan, states map[string]pipeline.StageResult) (bool, error)
 	// Resolve fills `${{ }}` of a stage in. Nil leaves the stage as it is.
-	Resolve func(stage pipeline.PlannedStage, plan *pipeline.Plan, states map[string]StageResult) (pipeline.PlannedStage, error)
+	Resolve func(stage pipeline.PlannedStage, plan *pipeline.Plan, states map[string]pipeline.StageResult) (pipeline.PlannedStage, error)
 
 	// Worker names this engine in leases. It is unique among live processes
 	// and the same after a restart of this one, which then takes its runs up at once.
