@@ -104,10 +104,9 @@ func (r *runner) launch(base context.Context, a action) {
 		w.timeout = w.deadline
 	}
 	r.live[a.stage] = live
-	results := r.results
 	r.owned.Go(func() {
 		defer cancel(nil)
-		results <- r.e.attempt(ctx, w)
+		r.end(r.e.attempt(ctx, w))
 	})
 }
 

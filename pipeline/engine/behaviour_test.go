@@ -466,3 +466,70 @@ func TestSubmitRefusesPlansThatCannotEnd(t *testing.T) {
 		require.Equal(t, pipeline.CauseInvalid, pipeline.CauseOf(err), name)
 	}
 }
+
+// fullJournal refuses appends while it is told to.
+type fullJournal struct {
+	journal.Journal
+	full    atomic.Bool
+	refused atomic.Int32
+}
+
+func (j *fullJournal) Append(ctx context.Context, id string, lease *journal.Lease, entries ...journal.Entry) error {
+	if j.full.Load() {
+		j.refused.Add(1)
+		return journal.ErrFull
+	}
+	return j.Journal.Append(ctx, id, lease, entries...)
+}
+
+func TestFullJournal(t *testing.T) {
+	t.Run("that gets room again loses nothing", func(t *testing.T) {
+		j := &fullJournal{Journal: openJournal(t)}
+		var ran atomic.Int32
+		e := newEngine(t, j, func(context.Context, pipeline.Attempt) (pipeline.Outputs, error) {
+			ran.Add(1)
+			j.full.Store(true)
+			go func() {
+				for j.refused.Load() == 0 {
+					time.Sleep(time.Millisecond)
+				}
+				j.full.Store(false)
+			}()
+			return nil, nil
+		}, nil)
+		submit(t, e, "r1", planOf(stage("a")))
+		state, err := e.Execute(context.Background(), "r1")
+		require.NoError(t, err)
+		require.Equal(t, journal.Succeeded, state.Status)
+		require.Equal(t, int32(1), ran.Load())
+	})
+	t.Run("that does not ends the work with the lease", func(t *testing.T) {
+		j := &fullJournal{Journal: openJournal(t)}
+		var handedOver atomic.Bool
+		e := newEngine(t, j, func(ctx context.Context, a pipeline.Attempt) (pipeline.Outputs, error) {
+			if a.Stage.ID == "a" {
+				j.full.Store(true)
+				return nil, nil
+			}
+			<-ctx.Done()
+			handedOver.Store(errors.Is(context.Cause(ctx), pipeline.ErrHandover))
+			return nil, ctx.Err()
+		}, func(o *Options) {
+			// Every look at the clock is a second later: the lease runs out.
+			var tick atomic.Int64
+			o.Now = func() time.Time { return time.Now().Add(time.Duration(tick.Add(1)) * time.Second) }
+		})
+		submit(t, e, "r1", planOf(stage("a"), stage("b"), stage("c", "a")))
+		e.o.Journal = noRenewal{j}
+		_, err := e.Execute(context.Background(), "r1")
+		require.ErrorIs(t, err, journal.ErrFull)
+		require.True(t, handedOver.Load())
+	})
+}
+
+// noRenewal cannot extend leases either.
+type noRenewal struct{ *fullJournal }
+
+func (j noRenewal) Renew(_ context.Context, lease journal.Lease, _ time.Time, _ time.Duration) (journal.Lease, error) {
+	return lease, journal.ErrFull
+}
