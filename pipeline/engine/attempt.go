@@ -145,7 +145,7 @@ func (e *Engine) perform(ctx context.Context, w work, log *attemptLog) (masker *
 	}
 	stage, err := e.resolve(w.planned, w.plan, w.states)
 	if err != nil {
-		return nil, nil, pipeline.Fail(pipeline.CauseInvalid, "%s: stage %q: %w", w.planned.Pos, w.planned.ID, err)
+		return nil, nil, pipeline.Fail(pipeline.CauseInvalid, "%w", err)
 	}
 	secrets, err := e.secrets(ctx, w, stage)
 	if err != nil {

@@ -16,7 +16,6 @@ import (
 	"github.com/tidegate-ci/tidegate/pipeline"
 	"github.com/tidegate-ci/tidegate/pipeline/event"
 	"github.com/tidegate-ci/tidegate/pipeline/journal"
-	"github.com/tidegate-ci/tidegate/stages/approve"
 )
 
 type runFunc = func(ctx context.Context, a pipeline.Attempt) (pipeline.Outputs, error)
@@ -31,11 +30,24 @@ func deploy(id string, needs ...string) pipeline.PlannedStage {
 
 func finally(s pipeline.PlannedStage) pipeline.PlannedStage { s.Finally = true; return s }
 
-// allKinds gives every kind the same function, and approvals the real one.
+// waitForPerson is the essence of an approval; the real one is in stages.
+func waitForPerson(ctx context.Context, a pipeline.Attempt) (pipeline.Outputs, error) {
+	select {
+	case d := <-a.Decisions:
+		if !d.Approved {
+			return nil, pipeline.Fail(pipeline.CauseRefused, "rejected by %s: %s", d.By, d.Comment)
+		}
+		return pipeline.Outputs{"by": d.By}, nil
+	case <-ctx.Done():
+		return nil, pipeline.Fail(pipeline.CauseOf(context.Cause(ctx)), "nobody approved in time: %w", context.Cause(ctx))
+	}
+}
+
+// allKinds gives every kind the same function, and approvals one that waits.
 func allKinds(run runFunc) func(*Options) {
 	return func(o *Options) {
 		o.Kinds = map[pipeline.KindName]pipeline.Kind{
-			pipeline.KindRun: kind{run: run}, pipeline.KindApprove: approve.Kind{},
+			pipeline.KindRun: kind{run: run}, pipeline.KindApprove: kind{run: waitForPerson, takeover: pipeline.TakeoverContinue},
 			pipeline.KindDeploy: kind{run: run, takeover: pipeline.TakeoverContinue},
 		}
 	}
@@ -211,7 +223,7 @@ func TestApproval(t *testing.T) {
 	require.NoError(t, e.Decide(ctx, "no", "ok", pipeline.Decision{By: "bob", Comment: "not today"}))
 	yes := await(t, j, "yes", final)
 	require.Equal(t, journal.Succeeded, yes.Status)
-	require.Equal(t, "ann", yes.Stage("ok").Outputs[approve.OutputBy])
+	require.Equal(t, "ann", yes.Stage("ok").Outputs["by"])
 	no := await(t, j, "no", final)
 	require.Equal(t, journal.Refused, no.Status)
 	require.Equal(t, pipeline.CauseRefused, no.Cause)
