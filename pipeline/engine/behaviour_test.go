@@ -479,16 +479,15 @@ func TestSubmitRefusesPlansThatCannotEnd(t *testing.T) {
 	}
 }
 
-// fullJournal refuses appends while it is told to.
+// fullJournal refuses as many appends as it is told to.
 type fullJournal struct {
 	journal.Journal
-	full    atomic.Bool
-	refused atomic.Int32
+	refuse atomic.Int32
 }
 
 func (j *fullJournal) Append(ctx context.Context, id string, lease *journal.Lease, entries ...journal.Entry) error {
-	if j.full.Load() {
-		j.refused.Add(1)
+	if j.refuse.Load() > 0 {
+		j.refuse.Add(-1)
 		return journal.ErrFull
 	}
 	return j.Journal.Append(ctx, id, lease, entries...)
@@ -500,13 +499,7 @@ func TestFullJournal(t *testing.T) {
 		var ran atomic.Int32
 		e := newEngine(t, j, func(context.Context, pipeline.Attempt) (pipeline.Outputs, error) {
 			ran.Add(1)
-			j.full.Store(true)
-			go func() {
-				for j.refused.Load() == 0 {
-					time.Sleep(time.Millisecond)
-				}
-				j.full.Store(false)
-			}()
+			j.refuse.Store(2)
 			return nil, nil
 		}, nil)
 		submit(t, e, "r1", planOf(stage("a")))
@@ -520,7 +513,7 @@ func TestFullJournal(t *testing.T) {
 		var handedOver atomic.Bool
 		e := newEngine(t, j, func(ctx context.Context, a pipeline.Attempt) (pipeline.Outputs, error) {
 			if a.Stage.ID == "a" {
-				j.full.Store(true)
+				j.refuse.Store(1 << 30)
 				return nil, nil
 			}
 			<-ctx.Done()
@@ -544,4 +537,65 @@ type noRenewal struct{ *fullJournal }
 
 func (j noRenewal) Renew(_ context.Context, lease journal.Lease, _ time.Time, _ time.Duration) (journal.Lease, error) {
 	return lease, journal.ErrFull
+}
+
+// A run that a worker left in the middle of a deploy goes on before any other
+// run, older ones included, may deploy to the same environment.
+func TestBegunDeployKeepsItsEnvironmentOverARestart(t *testing.T) {
+	j := openJournal(t)
+	var mu sync.Mutex
+	var order []string
+	gate := make(chan struct{})
+	run := func(ctx context.Context, a pipeline.Attempt) (pipeline.Outputs, error) {
+		switch {
+		case a.Stage.ID == "gate":
+			<-gate
+		case a.Stage.Kind == pipeline.KindDeploy && a.RunID == "young" && !a.Continued:
+			return nil, untilCancelled(ctx)
+		case a.Stage.Kind == pipeline.KindDeploy:
+			mu.Lock()
+			defer mu.Unlock()
+			order = append(order, a.RunID)
+		}
+		return nil, nil
+	}
+	options := func(o *Options) { allKinds(run)(o); o.Limits.Stages = 4 }
+	e := newEngine(t, j, run, options)
+	stop := serve(t, e)
+	submit(t, e, "old", planOf(stage("gate"), deploy("ship", "gate")))
+	submit(t, e, "young", planOf(deploy("ship")))
+	await(t, j, "young", func(s *journal.State) bool { return s.Stage("ship").Open() })
+	close(gate)
+	old := await(t, j, "old", func(s *journal.State) bool { return s.Stage("ship").Status == journal.Waiting })
+	require.Equal(t, "waits for run young, which deploys to the same environment", old.Stage("ship").Message)
+	stop()
+	serve(t, newEngine(t, j, run, options))
+	for _, id := range []string{"old", "young"} {
+		require.Equal(t, journal.Succeeded, await(t, j, id, final).Status)
+	}
+	require.Equal(t, []string{"young", "old"}, order)
+}
+
+func TestOutputShowsWhileTheStageRuns(t *testing.T) {
+	j := openJournal(t)
+	seen := make(chan struct{})
+	e := newEngine(t, j, func(ctx context.Context, a pipeline.Attempt) (pipeline.Outputs, error) {
+		fmt.Fprintln(a.Stdout, "still here")
+		a.Progress("half way")
+		select {
+		case <-seen:
+			return nil, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}, nil)
+	serve(t, e)
+	submit(t, e, "r1", planOf(stage("a")))
+	await(t, j, "r1", func(s *journal.State) bool {
+		lines, err := j.Log(context.Background(), "r1", "a", 0, 0)
+		require.NoError(t, err)
+		return len(lines) == 2 && lines[0].Text == "still here" && s.Stage("a").Message == "half way"
+	})
+	close(seen)
+	require.Equal(t, journal.Succeeded, await(t, j, "r1", final).Status)
 }
