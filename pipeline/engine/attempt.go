@@ -11,6 +11,7 @@ import (
 	"github.com/tidegate-ci/tidegate/internal/mask"
 	"github.com/tidegate-ci/tidegate/pipeline"
 	"github.com/tidegate-ci/tidegate/pipeline/event"
+	"github.com/tidegate-ci/tidegate/pipeline/journal"
 )
 
 const (
@@ -63,9 +64,10 @@ type work struct {
 	planned   pipeline.PlannedStage
 	number    int
 	continued bool
-	states    map[string]pipeline.StageResult
-	deadline  time.Duration // what is left
-	timeout   time.Duration // what was given, for messages
+	needs     map[string]pipeline.Outputs
+	states    map[string]pipeline.StageResult // only if there is something to resolve
+	deadline  time.Duration          // what is left
+	timeout   time.Duration          // what was given, for messages
 	decisions <-chan pipeline.Decision
 	report    func(stage string, attempt int, message string)
 }
@@ -76,7 +78,10 @@ func (r *runner) launch(base context.Context, a action) {
 	live := &attempt{stage: a.stage, number: a.attempt, cancel: cancel}
 	w := work{
 		run: r.id, plan: r.state.Plan, planned: planned, number: a.attempt, continued: a.continued,
-		states: resultsOf(r.state), deadline: planned.Timeout, report: r.report,
+		needs: needs(r.state, planned.ID), deadline: planned.Timeout, report: r.report,
+	}
+	if r.e.o.Resolve != nil {
+		w.states = resultsOf(r.state)
 	}
 	if w.deadline <= 0 {
 		w.deadline = pipeline.DefaultTimeout
@@ -99,10 +104,9 @@ func (r *runner) launch(base context.Context, a action) {
 		w.timeout = w.deadline
 	}
 	r.live[a.stage] = live
-	results := r.results
 	r.owned.Go(func() {
 		defer cancel(nil)
-		results <- r.e.attempt(ctx, w)
+		r.end(r.e.attempt(ctx, w))
 	})
 }
 
@@ -141,7 +145,7 @@ func (e *Engine) perform(ctx context.Context, w work, log *attemptLog) (masker *
 	}
 	stage, err := e.resolve(w.planned, w.plan, w.states)
 	if err != nil {
-		return nil, nil, pipeline.Fail(pipeline.CauseInvalid, "%s: stage %q: %w", w.planned.Pos, w.planned.ID, err)
+		return nil, nil, pipeline.Fail(pipeline.CauseInvalid, "%w", err)
 	}
 	secrets, err := e.secrets(ctx, w, stage)
 	if err != nil {
@@ -152,7 +156,7 @@ func (e *Engine) perform(ctx context.Context, w work, log *attemptLog) (masker *
 	}
 	a := pipeline.Attempt{
 		RunID: w.run, Pipeline: w.plan.Pipeline, Number: w.number, Continued: w.continued,
-		Event: w.plan.Event, Stage: stage, Needs: needs(w), Decisions: w.decisions,
+		Event: w.plan.Event, Stage: stage, Needs: w.needs, Decisions: w.decisions,
 		Env: environmentOf(w, stage, e.o.Env, secrets),
 	}
 	if e.o.Workspaces != nil && stage.Kind != pipeline.KindApprove {
@@ -208,22 +212,19 @@ func (e *Engine) secrets(ctx context.Context, w work, stage pipeline.PlannedStag
 	return secrets, nil
 }
 
-// needs returns the outputs of every stage that w's needs, directly or not.
-func needs(w work) map[string]pipeline.Outputs {
-	byID := make(map[string]*pipeline.PlannedStage, len(w.plan.Stages))
-	for i := range w.plan.Stages {
-		byID[w.plan.Stages[i].ID] = &w.plan.Stages[i]
-	}
-	out := map[string]pipeline.Outputs{}
-	queue := w.planned.Needs
-	for len(queue) > 0 {
-		id := queue[0]
-		queue = queue[1:]
-		if _, seen := out[id]; seen || byID[id] == nil {
-			continue
+// needs returns the outputs of every stage that the stage needs, directly or not.
+func needs(state *journal.State, id string) map[string]pipeline.Outputs {
+	seen := map[string]bool{}
+	queue := state.Planned(id).Needs
+	for i := 0; i < len(queue); i++ {
+		if planned := state.Planned(queue[i]); planned != nil && !seen[queue[i]] {
+			seen[queue[i]] = true
+			queue = append(queue[:len(queue):len(queue)], planned.Needs...)
 		}
-		out[id] = w.states[id].Outputs
-		queue = append(queue[:len(queue):len(queue)], byID[id].Needs...)
+	}
+	out := make(map[string]pipeline.Outputs, len(seen))
+	for id := range seen {
+		out[id] = state.Stage(id).Outputs
 	}
 	return out
 }

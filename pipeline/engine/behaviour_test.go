@@ -16,7 +16,6 @@ import (
 	"github.com/tidegate-ci/tidegate/pipeline"
 	"github.com/tidegate-ci/tidegate/pipeline/event"
 	"github.com/tidegate-ci/tidegate/pipeline/journal"
-	"github.com/tidegate-ci/tidegate/stages/approve"
 )
 
 type runFunc = func(ctx context.Context, a pipeline.Attempt) (pipeline.Outputs, error)
@@ -31,11 +30,24 @@ func deploy(id string, needs ...string) pipeline.PlannedStage {
 
 func finally(s pipeline.PlannedStage) pipeline.PlannedStage { s.Finally = true; return s }
 
-// allKinds gives every kind the same function, and approvals the real one.
+// waitForPerson is the essence of an approval; the real one is in stages.
+func waitForPerson(ctx context.Context, a pipeline.Attempt) (pipeline.Outputs, error) {
+	select {
+	case d := <-a.Decisions:
+		if !d.Approved {
+			return nil, pipeline.Fail(pipeline.CauseRefused, "rejected by %s: %s", d.By, d.Comment)
+		}
+		return pipeline.Outputs{"by": d.By}, nil
+	case <-ctx.Done():
+		return nil, pipeline.Fail(pipeline.CauseOf(context.Cause(ctx)), "nobody approved in time: %w", context.Cause(ctx))
+	}
+}
+
+// allKinds gives every kind the same function, and approvals one that waits.
 func allKinds(run runFunc) func(*Options) {
 	return func(o *Options) {
 		o.Kinds = map[pipeline.KindName]pipeline.Kind{
-			pipeline.KindRun: kind{run: run}, pipeline.KindApprove: approve.Kind{},
+			pipeline.KindRun: kind{run: run}, pipeline.KindApprove: kind{run: waitForPerson, takeover: pipeline.TakeoverContinue},
 			pipeline.KindDeploy: kind{run: run, takeover: pipeline.TakeoverContinue},
 		}
 	}
@@ -211,7 +223,7 @@ func TestApproval(t *testing.T) {
 	require.NoError(t, e.Decide(ctx, "no", "ok", pipeline.Decision{By: "bob", Comment: "not today"}))
 	yes := await(t, j, "yes", final)
 	require.Equal(t, journal.Succeeded, yes.Status)
-	require.Equal(t, "ann", yes.Stage("ok").Outputs[approve.OutputBy])
+	require.Equal(t, "ann", yes.Stage("ok").Outputs["by"])
 	no := await(t, j, "no", final)
 	require.Equal(t, journal.Refused, no.Status)
 	require.Equal(t, pipeline.CauseRefused, no.Cause)
@@ -465,4 +477,125 @@ func TestSubmitRefusesPlansThatCannotEnd(t *testing.T) {
 		_, err := e.Submit(context.Background(), "r1", plan)
 		require.Equal(t, pipeline.CauseInvalid, pipeline.CauseOf(err), name)
 	}
+}
+
+// fullJournal refuses as many appends as it is told to.
+type fullJournal struct {
+	journal.Journal
+	refuse atomic.Int32
+}
+
+func (j *fullJournal) Append(ctx context.Context, id string, lease *journal.Lease, entries ...journal.Entry) error {
+	if j.refuse.Load() > 0 {
+		j.refuse.Add(-1)
+		return journal.ErrFull
+	}
+	return j.Journal.Append(ctx, id, lease, entries...)
+}
+
+func TestFullJournal(t *testing.T) {
+	t.Run("that gets room again loses nothing", func(t *testing.T) {
+		j := &fullJournal{Journal: openJournal(t)}
+		var ran atomic.Int32
+		e := newEngine(t, j, func(context.Context, pipeline.Attempt) (pipeline.Outputs, error) {
+			ran.Add(1)
+			j.refuse.Store(2)
+			return nil, nil
+		}, nil)
+		submit(t, e, "r1", planOf(stage("a")))
+		state, err := e.Execute(context.Background(), "r1")
+		require.NoError(t, err)
+		require.Equal(t, journal.Succeeded, state.Status)
+		require.Equal(t, int32(1), ran.Load())
+	})
+	t.Run("that does not ends the work with the lease", func(t *testing.T) {
+		j := &fullJournal{Journal: openJournal(t)}
+		var handedOver atomic.Bool
+		e := newEngine(t, j, func(ctx context.Context, a pipeline.Attempt) (pipeline.Outputs, error) {
+			if a.Stage.ID == "a" {
+				j.refuse.Store(1 << 30)
+				return nil, nil
+			}
+			<-ctx.Done()
+			handedOver.Store(errors.Is(context.Cause(ctx), pipeline.ErrHandover))
+			return nil, ctx.Err()
+		}, func(o *Options) {
+			// Every look at the clock is a second later: the lease runs out.
+			var tick atomic.Int64
+			o.Now = func() time.Time { return time.Now().Add(time.Duration(tick.Add(1)) * time.Second) }
+		})
+		submit(t, e, "r1", planOf(stage("a"), stage("b"), stage("c", "a")))
+		e.o.Journal = noRenewal{j}
+		_, err := e.Execute(context.Background(), "r1")
+		require.ErrorIs(t, err, journal.ErrFull)
+		require.True(t, handedOver.Load())
+	})
+}
+
+// noRenewal cannot extend leases either.
+type noRenewal struct{ *fullJournal }
+
+func (j noRenewal) Renew(_ context.Context, lease journal.Lease, _ time.Time, _ time.Duration) (journal.Lease, error) {
+	return lease, journal.ErrFull
+}
+
+// A run that a worker left in the middle of a deploy goes on before any other
+// run, older ones included, may deploy to the same environment.
+func TestBegunDeployKeepsItsEnvironmentOverARestart(t *testing.T) {
+	j := openJournal(t)
+	var mu sync.Mutex
+	var order []string
+	gate := make(chan struct{})
+	run := func(ctx context.Context, a pipeline.Attempt) (pipeline.Outputs, error) {
+		switch {
+		case a.Stage.ID == "gate":
+			<-gate
+		case a.Stage.Kind == pipeline.KindDeploy && a.RunID == "young" && !a.Continued:
+			return nil, untilCancelled(ctx)
+		case a.Stage.Kind == pipeline.KindDeploy:
+			mu.Lock()
+			defer mu.Unlock()
+			order = append(order, a.RunID)
+		}
+		return nil, nil
+	}
+	options := func(o *Options) { allKinds(run)(o); o.Limits.Stages = 4 }
+	e := newEngine(t, j, run, options)
+	stop := serve(t, e)
+	submit(t, e, "old", planOf(stage("gate"), deploy("ship", "gate")))
+	submit(t, e, "young", planOf(deploy("ship")))
+	await(t, j, "young", func(s *journal.State) bool { return s.Stage("ship").Open() })
+	close(gate)
+	old := await(t, j, "old", func(s *journal.State) bool { return s.Stage("ship").Status == journal.Waiting })
+	require.Equal(t, "waits for run young, which deploys to the same environment", old.Stage("ship").Message)
+	stop()
+	serve(t, newEngine(t, j, run, options))
+	for _, id := range []string{"old", "young"} {
+		require.Equal(t, journal.Succeeded, await(t, j, id, final).Status)
+	}
+	require.Equal(t, []string{"young", "old"}, order)
+}
+
+func TestOutputShowsWhileTheStageRuns(t *testing.T) {
+	j := openJournal(t)
+	seen := make(chan struct{})
+	e := newEngine(t, j, func(ctx context.Context, a pipeline.Attempt) (pipeline.Outputs, error) {
+		fmt.Fprintln(a.Stdout, "still here")
+		a.Progress("half way")
+		select {
+		case <-seen:
+			return nil, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}, nil)
+	serve(t, e)
+	submit(t, e, "r1", planOf(stage("a")))
+	await(t, j, "r1", func(s *journal.State) bool {
+		lines, err := j.Log(context.Background(), "r1", "a", 0, 0)
+		require.NoError(t, err)
+		return len(lines) == 2 && lines[0].Text == "still here" && s.Stage("a").Message == "half way"
+	})
+	close(seen)
+	require.Equal(t, journal.Succeeded, await(t, j, "r1", final).Status)
 }

@@ -183,7 +183,7 @@ func TestKillAtRandomMoments(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, j.Close()) })
 	var confirmed []string
-	const lives = 15
+	const lives = 10
 	for life := range lives {
 		finished, seen := finishedStages(t, j), len(effectsOf(t, directory))
 		w := startWorker(t, directory)
@@ -294,4 +294,28 @@ func TestTakeover(t *testing.T) {
 			require.Len(t, lines, 1)
 		})
 	}
+}
+
+// A worker of another name waits for the dead one's lease to run out.
+func TestAnotherWorkerTakesOver(t *testing.T) {
+	directory := t.TempDir()
+	j, err := sqlite.Open(context.Background(), filepath.Join(directory, "journal.db"), sqlite.Options{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, j.Close()) })
+	w := startWorker(t, directory)
+	w.submit("block-run")
+	require.True(t, w.confirm.Scan())
+	awaitForeign(t, j, "block-run", func(s *journal.State) bool { return s.Stage("block").Open() })
+	w.end(syscall.SIGKILL)
+	var ran []string
+	e := newEngine(t, j, func(_ context.Context, a pipeline.Attempt) (pipeline.Outputs, error) {
+		ran = append(ran, a.Stage.ID)
+		return nil, nil
+	}, func(o *Options) { o.Worker = "other"; o.LeaseTTL = 300 * time.Millisecond })
+	stop := serve(t, e)
+	state := await(t, j, "block-run", final)
+	stop()
+	require.Equal(t, journal.Succeeded, state.Status, state.Message)
+	require.Equal(t, "other", state.Worker)
+	require.Equal(t, []string{"block", "last"}, ran)
 }

@@ -46,8 +46,8 @@ type action struct {
 
 // rules are the fixed parts of every decision.
 type rules struct {
-	// when decides a stage's condition once its needs ended; nil knows only
-	// "true", "false" and the default.
+	// when decides a stage's condition once its needs ended; its errors name
+	// the place. Nil knows only "true", "false" and the default.
 	when func(stage pipeline.PlannedStage, plan *pipeline.Plan, states map[string]pipeline.StageResult) (bool, error)
 	// takeover tells what becomes of lost attempts of a kind.
 	takeover func(pipeline.KindName) pipeline.Takeover
@@ -154,7 +154,7 @@ func (d *decision) fresh(stage *journal.StageState, planned *pipeline.PlannedSta
 	switch {
 	case err != nil:
 		d.do(action{kind: actFinish, stage: stage.ID, status: journal.Failed, cause: pipeline.CauseInvalid,
-			message: fmt.Sprintf("%s: condition of stage %q: %v", planned.Pos, stage.ID, err)})
+			message: err.Error()})
 	case !run:
 		d.do(action{kind: actFinish, stage: stage.ID, status: journal.Skipped, message: reason})
 	default:
@@ -172,7 +172,7 @@ func (d *decision) condition(planned *pipeline.PlannedStage) (run bool, reason s
 		for _, id := range planned.Needs {
 			need := d.state.Stage(id)
 			if need == nil {
-				return false, "", fmt.Errorf("it needs %q, which the plan does not hold", id)
+				return false, "", fmt.Errorf("%s: stage %q needs %q, which the plan does not hold", planned.Pos, planned.ID, id)
 			}
 			if need.Status != journal.Succeeded {
 				return false, fmt.Sprintf("it needs %q, which is %s", id, need.Status), nil
@@ -187,7 +187,7 @@ func (d *decision) condition(planned *pipeline.PlannedStage) (run bool, reason s
 	case planned.When == "true" && d.rules.when == nil:
 		return true, "", nil
 	case d.rules.when == nil:
-		return false, "", fmt.Errorf("%q: this engine evaluates no conditions", planned.When)
+		return false, "", fmt.Errorf("%s: stage %q: when: this engine evaluates no conditions such as %q", planned.Pos, planned.ID, planned.When)
 	}
 	run, err = d.rules.when(*planned, d.plan, d.stageResults())
 	return run, reason, err

@@ -86,7 +86,7 @@ func TestDecide(t *testing.T) {
 			when: func(pipeline.PlannedStage, *pipeline.Plan, map[string]pipeline.StageResult) (bool, error) {
 				return false, errors.New("no such key")
 			},
-			want: []action{{kind: actFinish, stage: "b", status: journal.Failed, cause: pipeline.CauseInvalid, message: `:0:0: condition of stage "b": no such key`}}},
+			want: []action{{kind: actFinish, stage: "b", status: journal.Failed, cause: pipeline.CauseInvalid, message: "no such key"}}},
 		"waits out the back-off": {plan: planOf(retrying), entries: []journal.Entry{began("a", 1), ended("a", 1, infrastructure)}, now: 3,
 			want: []action{{kind: actWait, stage: "a", at: epoch.Add(4 * time.Second)}}},
 		"tries again after it": {plan: planOf(retrying), entries: []journal.Entry{began("a", 1), ended("a", 1, infrastructure)}, now: 4,

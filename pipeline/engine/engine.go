@@ -59,9 +59,11 @@ type Options struct {
 	// Env returns further environment variables, which are not masked. Nil means none.
 	Env func(runID string, plan *pipeline.Plan, stage pipeline.PlannedStage) map[string]string
 	// When decides a stage's condition once its needs ended; it is asked only
-	// for stages that have one. Nil knows only "true" and "false".
+	// for stages that have one. Errors name the place in the file. Nil knows
+	// only "true" and "false".
 	When func(stage pipeline.PlannedStage, plan *pipeline.Plan, states map[string]pipeline.StageResult) (bool, error)
-	// Resolve fills `${{ }}` of a stage in. Nil leaves the stage as it is.
+	// Resolve fills `${{ }}` of a stage in. Errors name the place in the file.
+	// Nil leaves the stage as it is.
 	Resolve func(stage pipeline.PlannedStage, plan *pipeline.Plan, states map[string]pipeline.StageResult) (pipeline.PlannedStage, error)
 
 	// Worker names this engine in leases. It is unique among live processes

@@ -46,13 +46,13 @@ type runner struct {
 	nextWake time.Time // decide again then; zero for never
 	lastNote time.Time // of progress
 
-	results chan result
 	poke    chan struct{}
 	foreign atomic.Bool // people may have added entries; set by any goroutine
 	owned   sync.WaitGroup
 
 	mu       sync.Mutex
 	progress map[string]journal.Entry // newest not recorded, by stage
+	ended    []result                 // not recorded
 }
 
 func newRunner(e *Engine, id string) *runner {
@@ -99,7 +99,6 @@ func (r *runner) drive(ctx context.Context, stop onStop) (err error) {
 		return err
 	}
 	r.state = &state
-	r.results = make(chan result, len(state.Stages))
 	if err := r.record(writes, []journal.Entry{{Type: journal.RunStarted, Actor: r.e.o.Worker}}, r.apply); err != nil {
 		return err
 	}
@@ -121,8 +120,6 @@ func (r *runner) drive(ctx context.Context, stop onStop) (err error) {
 			timer.Reset(max(r.nextWake.Sub(r.e.o.Now()), 0))
 		}
 		select {
-		case res := <-r.results:
-			r.results <- res // there is room: a stage has one attempt at a time
 		case <-r.poke:
 		case <-timer.C:
 		case <-renew.C:
@@ -219,27 +216,33 @@ func (r *runner) apply(entry *journal.Entry) {
 	r.state.Apply(*entry)
 }
 
+// end hands an attempt's result to the runner. Any goroutine may call it.
+func (r *runner) end(res result) {
+	r.mu.Lock()
+	r.ended = append(r.ended, res)
+	delete(r.progress, res.stage)
+	r.mu.Unlock()
+	r.nudge()
+}
+
 // collect folds in the attempts that ended.
 func (r *runner) collect() []journal.Entry {
-	var entries []journal.Entry
-	for {
-		select {
-		case res := <-r.results:
-			delete(r.live, res.stage)
-			r.e.slots.release(holder{r.id, res.stage})
-			r.mu.Lock()
-			delete(r.progress, res.stage)
-			r.mu.Unlock()
-			entry := journal.Entry{Type: journal.AttemptFinished, Stage: res.stage, Attempt: res.attempt, Cause: res.cause, Message: res.message, Outputs: res.outputs}
-			if res.interrupted {
-				entry = journal.Entry{Type: journal.AttemptInterrupted, Stage: res.stage, Attempt: res.attempt, Message: "the worker stopped; the run goes on when one takes it up"}
-			}
-			r.apply(&entry)
-			entries = append(entries, entry)
-		default:
-			return entries
+	r.mu.Lock()
+	ended := r.ended
+	r.ended = nil
+	r.mu.Unlock()
+	entries := make([]journal.Entry, 0, len(ended))
+	for _, res := range ended {
+		delete(r.live, res.stage)
+		r.e.slots.yield(holder{r.id, res.stage})
+		entry := journal.Entry{Type: journal.AttemptFinished, Stage: res.stage, Attempt: res.attempt, Cause: res.cause, Message: res.message, Outputs: res.outputs}
+		if res.interrupted {
+			entry = journal.Entry{Type: journal.AttemptInterrupted, Stage: res.stage, Attempt: res.attempt, Message: "the worker stopped; the run goes on when one takes it up"}
 		}
+		r.apply(&entry)
+		entries = append(entries, entry)
 	}
+	return entries
 }
 
 // plan asks decide until it has nothing new to record. Effects are what to do

@@ -33,7 +33,9 @@ func (e *Engine) Serve(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-e.wake:
 		case <-rescan.C:
+			s.mu.Lock()
 			clear(s.elsewhere)
+			s.mu.Unlock()
 		}
 	}
 	return nil
@@ -43,8 +45,22 @@ func (e *Engine) Serve(ctx context.Context) error {
 type server struct {
 	e       *Engine
 	runners *sync.WaitGroup
-	// elsewhere holds runs that another worker had when last asked.
+	// elsewhere holds runs that another worker had when last asked, and those
+	// that this one had to give up: they are tried again at the next rescan.
 	elsewhere map[string]bool
+	mu        sync.Mutex // guards elsewhere
+}
+
+func (s *server) rest(runID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.elsewhere[runID] = true
+}
+
+func (s *server) resting(runID string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.elsewhere[runID]
 }
 
 func (s *server) dispatch(ctx context.Context) error {
@@ -69,14 +85,15 @@ func (s *server) dispatch(ctx context.Context) error {
 		switch {
 		case errors.Is(err, journal.ErrFinished), errors.Is(err, errHeldHere):
 		case errors.Is(err, errHeldElsewhere):
-			s.elsewhere[id] = true
+			s.rest(id)
 		case err != nil:
 			errs = append(errs, err)
 		default:
 			s.runners.Go(func() {
 				defer s.e.nudge()
 				if err := r.drive(ctx, handOver); err != nil {
-					s.e.o.Log.Error("run given up; a worker takes it up again", zap.String("run", id), zap.Error(err))
+					s.rest(id)
+					s.e.o.Log.Error("run given up until the next look for runs", zap.String("run", id), zap.Error(err))
 				}
 			})
 		}
@@ -111,7 +128,7 @@ func (s *server) observe(ctx context.Context, runs []journal.Summary) ([]candida
 		}
 		out = append(out, candidate{
 			id: run.ID, traits: t, started: !run.Started.IsZero(), active: r != nil,
-			waiting: r != nil && run.Status == journal.Waiting, elsewhere: s.elsewhere[run.ID],
+			waiting: r != nil && run.Status == journal.Waiting, elsewhere: s.resting(run.ID),
 		})
 	}
 	e.mu.Lock()

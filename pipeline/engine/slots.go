@@ -67,17 +67,32 @@ func (s *slots) reserve(h holder, environment string) {
 	}
 }
 
-// release gives back what the stage holds or waits for.
+// yield gives back the slot at the end of an attempt. The environment stays
+// with the stage: nobody deploys between two tries.
+func (s *slots) yield(h holder) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.giveBack(h)
+	s.grant(holder{})
+}
+
+func (s *slots) giveBack(h holder) {
+	c, ok := s.held[h]
+	if !ok {
+		return
+	}
+	delete(s.held, h)
+	s.free++
+	if s.byRepository[c.repository]--; s.byRepository[c.repository] == 0 {
+		delete(s.byRepository, c.repository)
+	}
+}
+
+// release gives back all that the stage holds or waits for.
 func (s *slots) release(h holder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c, ok := s.held[h]; ok {
-		delete(s.held, h)
-		s.free++
-		if s.byRepository[c.repository]--; s.byRepository[c.repository] == 0 {
-			delete(s.byRepository, c.repository)
-		}
-	}
+	s.giveBack(h)
 	for environment, owner := range s.environments {
 		if owner == h {
 			delete(s.environments, environment)

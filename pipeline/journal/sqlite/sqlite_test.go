@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -64,6 +65,10 @@ func TestEntriesSurviveReopen(t *testing.T) {
 	require.NoError(t, j.Close())
 	require.NoError(t, j.Close(), "closing twice is harmless")
 	require.ErrorIs(t, j.Append(ctx, "r1", &lease, entries...), errClosed)
+
+	wal, err := os.Stat(filepath.Join(directory, "sub", "journal.db-wal"))
+	require.NoError(t, err)
+	require.Equal(t, int64(logAhead), wal.Size(), "the log stays laid out for the next to open the journal")
 
 	j = openIn(t, filepath.Join(directory, "sub"), Options{})
 	got, err := j.Entries(ctx, "r1", 0)

@@ -32,7 +32,9 @@ func (w *watchers) notify(run string) {
 }
 
 func (w *watchers) close() {
-	close(w.closed)
+	w.mu.Lock()
+	close(w.closed) // under the lock: no watcher is added after it
+	w.mu.Unlock()
 	w.owned.Wait()
 }
 
@@ -41,11 +43,16 @@ func (j *Journal) Watch(ctx context.Context, runID string) <-chan struct{} {
 	w := j.watch
 	ch := make(chan struct{}, 1)
 	w.mu.Lock()
+	defer w.mu.Unlock()
+	select {
+	case <-w.closed:
+		return ch // it will hear of nothing
+	default:
+	}
 	if w.byRun[runID] == nil {
 		w.byRun[runID] = map[chan struct{}]struct{}{}
 	}
 	w.byRun[runID][ch] = struct{}{}
-	w.mu.Unlock()
 	w.owned.Go(func() {
 		select {
 		case <-ctx.Done():
