@@ -140,8 +140,9 @@ func (h *handler) followList(w http.ResponseWriter, r *http.Request, filter jour
 	})
 }
 
-// minRound is the least time between two rounds of a stream, so that a chatty
-// run costs a few reads a second a client and not one a line.
+// minRound is the least time from one round of a stream to the next, so that a
+// chatty run costs a few reads a second a client and not one a line, while the
+// first line after a silence goes out at once.
 const minRound = 50 * time.Millisecond
 
 // stream writes NDJSON: round sends what is new and tells whether that was all;
@@ -178,6 +179,7 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request, runID string, f
 		return nil
 	}
 	for {
+		begun := time.Now()
 		done, err := round(ctx, emit)
 		if err == nil {
 			if control.Flush() != nil {
@@ -201,7 +203,7 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request, runID string, f
 			if !ok {
 				return nil
 			}
-			pause(ctx, h.Stopping, minRound)
+			pause(ctx, h.Stopping, minRound-time.Since(begun))
 		}
 	}
 }
@@ -220,6 +222,7 @@ func (h *handler) endStream(r *http.Request, err error) error {
 	panic(http.ErrAbortHandler)
 }
 
+// pause waits for d, or less when one of the others ends first.
 func pause(ctx context.Context, stopping <-chan struct{}, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
