@@ -97,13 +97,10 @@ func runRow(run journal.Summary, now time.Time) []string {
 		}
 		took = progress.Duration(end.Sub(run.Started))
 	}
-	message := run.Message
-	if run.Cause != "" && run.Cause != string(run.Status) {
-		message = run.Cause + ": " + message
-	}
 	return []string{
 		run.ID, run.Pipeline, run.Repository, shortRefName(run.Ref), shortHash(run.Commit),
-		string(run.Status), took, age(now.Sub(run.Created)), message,
+		string(run.Status), took, age(now.Sub(run.Created)),
+		reasonText(string(run.Status), run.Cause, run.Message),
 	}
 }
 
