@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,7 +67,7 @@ type serverConnection struct {
 }
 
 func (s *serverConnection) client() (*api.Client, error) {
-	server := firstOf(s.server, s.getenv("TIDEGATE_SERVER"), defaultServer)
+	server := cmp.Or(s.server, s.getenv("TIDEGATE_SERVER"), defaultServer)
 	token, err := s.secret()
 	if err != nil {
 		return nil, err
@@ -107,15 +108,6 @@ func readTokenFile(path string) (string, error) {
 		return "", usageErrorf("%s does not hold a token: it should be one word", path)
 	}
 	return token, nil
-}
-
-func firstOf(values ...string) string {
-	for _, value := range values {
-		if value != "" {
-			return value
-		}
-	}
-	return ""
 }
 
 // completeRuns offers ids of runs that keep lets through.
@@ -214,10 +206,7 @@ func cancelledByUser(ctx context.Context, err error) bool {
 	return errors.Is(err, context.Canceled) && ctx.Err() != nil
 }
 
-func isFinal(status journal.Status) bool { return status.Final() }
-func isActive(status journal.Status) bool {
-	return !status.Final()
-}
+func isActive(status journal.Status) bool { return !status.Final() }
 
 func statusNames() []string {
 	names := make([]string, 0, len(api.Statuses))

@@ -140,7 +140,7 @@ func newRunsRerunCommand(connection *serverConnection) *cobra.Command {
 		Example: `  tidegate runs rerun 01JT
   tidegate runs rerun 01JT --from-failed --watch`,
 		Args:              oneRun,
-		ValidArgsFunction: connection.completeRuns(isFinal),
+		ValidArgsFunction: connection.completeRuns(journal.Status.Final),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := connection.client()
 			if err != nil {

@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"io"
+	"os"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -97,13 +99,10 @@ func runRow(run journal.Summary, now time.Time) []string {
 		}
 		took = progress.Duration(end.Sub(run.Started))
 	}
-	message := run.Message
-	if run.Cause != "" && run.Cause != string(run.Status) {
-		message = run.Cause + ": " + message
-	}
 	return []string{
 		run.ID, run.Pipeline, run.Repository, shortRefName(run.Ref), shortHash(run.Commit),
-		string(run.Status), took, age(now.Sub(run.Created)), message,
+		string(run.Status), took, age(now.Sub(run.Created)),
+		reasonText(string(run.Status), run.Cause, run.Message),
 	}
 }
 
@@ -150,16 +149,60 @@ func listPrinter(out io.Writer, output string) (show func([]journal.Summary) err
 			return printLines(out, tableLines(0, rows))
 		}, noEnd
 	}
-	_, options := progress.Detect(out, progress.TTY, func(string) string { return "" })
-	screen := &progress.Screen{W: out, Size: options.Size}
-	var lines []string
-	return func(runs []journal.Summary) error {
-			width, height := options.Size()
-			lines = tableLines(max(width-1, 1), runRows(runs, time.Now()))
-			lines = lines[:min(len(lines), max(height-1, 1))]
-			screen.Draw(lines)
-			return nil
-		}, func() error {
-			return screen.Close(lines)
+	_, options := progress.Detect(out, progress.TTY, os.Getenv)
+	live := &liveList{screen: progress.Screen{W: out, Size: options.Size}, now: time.Now, stop: make(chan struct{})}
+	ticker := time.NewTicker(time.Second) // what runs gets older
+	live.ended.Go(func() {
+		defer ticker.Stop()
+		live.redraw(ticker.C)
+	})
+	return live.show, live.close
+}
+
+// liveList is a list redrawn in place when it changed and with each tick.
+type liveList struct {
+	mu     sync.Mutex
+	screen progress.Screen
+	runs   []journal.Summary
+	now    func() time.Time
+	stop   chan struct{}
+	ended  sync.WaitGroup
+}
+
+func (l *liveList) show(runs []journal.Summary) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.runs = runs
+	l.screen.Draw(l.lines())
+	return nil
+}
+
+func (l *liveList) redraw(ticks <-chan time.Time) {
+	for {
+		select {
+		case <-l.stop:
+			return
+		case <-ticks:
+			l.mu.Lock()
+			if l.runs != nil {
+				l.screen.Draw(l.lines())
+			}
+			l.mu.Unlock()
 		}
+	}
+}
+
+func (l *liveList) lines() []string {
+	width, height := l.screen.Size()
+	lines := tableLines(max(width-1, 1), runRows(l.runs, l.now()))
+	return lines[:min(len(lines), max(height-1, 1))]
+}
+
+func (l *liveList) close() error {
+	close(l.stop)
+	l.ended.Wait()
+	if l.runs == nil {
+		return l.screen.Close(nil)
+	}
+	return l.screen.Close(l.lines())
 }

@@ -115,7 +115,7 @@ func showLines(run api.Run, now time.Time) []string {
 	add("Commit", run.Commit)
 	add("Event", strings.TrimSuffix(run.Event+" by "+run.Actor, " by "))
 	add("Status", string(run.Status))
-	add("Reason", strings.TrimSuffix(strings.TrimPrefix(run.Cause+": "+run.Message, ": "), ": "))
+	add("Reason", reasonText(string(run.Status), run.Cause, run.Message))
 	if s.Cancel != nil {
 		add("Cancel", strings.TrimSuffix("asked for by "+s.Cancel.By+": "+s.Cancel.Message, ": "))
 	}
@@ -145,11 +145,23 @@ func stageRow(stage *journal.StageState, now time.Time) []string {
 		}
 		took = progress.Duration(end.Sub(stage.Started))
 	}
-	reason := termtext.Lines(stage.Message)[0]
-	if stage.Cause != "" && string(stage.Cause) != string(stage.Status) {
-		reason = strings.TrimSuffix(string(stage.Cause)+": "+reason, ": ")
+	return []string{
+		stage.ID, string(stage.Kind), string(stage.Status), tries, started, took,
+		reasonText(string(stage.Status), string(stage.Cause), stage.Message),
 	}
-	return []string{stage.ID, string(stage.Kind), string(stage.Status), tries, started, took, reason}
+}
+
+// reasonText is the cause, unless the status says it already, and the first
+// line of the message.
+func reasonText(status, cause, message string) string {
+	text := termtext.Lines(message)[0]
+	switch {
+	case cause == "" || cause == status:
+		return text
+	case text == "":
+		return cause
+	}
+	return cause + ": " + text
 }
 
 // approvalLines tells who answered what, and how to answer what is open.

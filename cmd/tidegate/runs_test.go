@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidegate-ci/tidegate/internal/api"
+	"github.com/tidegate-ci/tidegate/internal/progress"
 	"github.com/tidegate-ci/tidegate/pipeline"
 	"github.com/tidegate-ci/tidegate/pipeline/event"
 	"github.com/tidegate-ci/tidegate/pipeline/journal"
@@ -170,6 +171,29 @@ func TestRunsListWatch(t *testing.T) {
 	root.SetOut(seen)
 	require.NoError(t, root.ExecuteContext(ctx))
 	require.Len(t, strings.Split(strings.TrimSpace(seen.String()), "\n"), 2)
+}
+
+func TestLiveList(t *testing.T) {
+	var out bytes.Buffer
+	ticks, now := make(chan time.Time), runsStart
+	live := &liveList{
+		screen: progress.Screen{W: &out, Size: func() (int, int) { return 60, 3 }},
+		now:    func() time.Time { return now }, stop: make(chan struct{}),
+	}
+	live.ended.Go(func() { live.redraw(ticks) })
+	ticks <- now // nothing to draw yet
+	runs := []journal.Summary{{ID: "a\x1b[2J", Status: journal.Running, Created: runsStart, Started: runsStart}, {ID: "b"}, {ID: "c"}}
+	require.NoError(t, live.show(runs))
+	now = now.Add(5 * time.Second)
+	ticks <- now
+	ticks <- now // taken only after the one before was drawn
+	require.NoError(t, live.close())
+	text := out.String()
+	require.Contains(t, text, "running  0.0s  0s")
+	require.Contains(t, text, "running  5.0s  5s")
+	require.NotContains(t, text, "[2J")
+	require.NotContains(t, text, "\nb", "more than the screen holds is left out")
+	require.True(t, strings.HasSuffix(text, "\x1b[?25h"))
 }
 
 // triggerWriter calls a function once its text has been written.

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/tidegate-ci/tidegate/internal/feed"
 	"github.com/tidegate-ci/tidegate/internal/termtext"
 	"github.com/tidegate-ci/tidegate/pipeline/journal"
 )
@@ -149,9 +150,9 @@ func (h *handler) runLog(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	control := http.NewResponseController(w)
-	lines := lineReader{journal: h.Journal, runID: state.RunID, stages: selected}
+	lines := feed.Reader{Journal: h.Journal, RunID: state.RunID, Stages: selected}
 	for {
-		page, err := lines.next(r.Context())
+		page, err := lines.Lines(r.Context())
 		if err != nil {
 			return err
 		}

@@ -4,76 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"slices"
 	"time"
 
+	"github.com/tidegate-ci/tidegate/internal/feed"
 	"github.com/tidegate-ci/tidegate/pipeline/journal"
 )
-
-// linePage is how many log lines are held at once for one client.
-const linePage = 500
-
-// lineReader pages through the log of a run from a sequence number on.
-type lineReader struct {
-	journal Journal
-	runID   string
-	stages  []string // nil means all
-	after   int64
-}
-
-// next returns further lines of the selected stages, none when there are no more yet.
-func (l *lineReader) next(ctx context.Context) ([]journal.Line, error) {
-	stage := ""
-	if len(l.stages) == 1 {
-		stage = l.stages[0]
-	}
-	for {
-		page, err := l.journal.Log(ctx, l.runID, stage, l.after, linePage)
-		if err != nil {
-			return nil, fmt.Errorf("reading the log of run %s: %w", l.runID, err)
-		}
-		if len(page) == 0 {
-			return nil, nil
-		}
-		l.after = page[len(page)-1].Seq
-		if len(l.stages) > 1 {
-			page = slices.DeleteFunc(page, func(line journal.Line) bool { return !slices.Contains(l.stages, line.Stage) })
-		}
-		if len(page) > 0 {
-			return page, nil
-		}
-	}
-}
-
-// merge gives entries and lines to emit in the order of their times, each kind
-// in its own order. fetch pages in more lines.
-func merge(entries []journal.Entry, fetch func() ([]journal.Line, error), emit func(StreamItem) error) error {
-	var page []journal.Line
-	more := true
-	for {
-		if len(page) == 0 && more {
-			var err error
-			if page, err = fetch(); err != nil {
-				return err
-			}
-			more = len(page) > 0
-		}
-		var item StreamItem
-		switch {
-		case len(entries) > 0 && (len(page) == 0 || !page[0].Time.Before(entries[0].Time)):
-			item.Entry, entries = &entries[0], entries[1:]
-		case len(page) > 0:
-			item.Line, page = &page[0], page[1:]
-		default:
-			return nil
-		}
-		if err := emit(item); err != nil {
-			return err
-		}
-	}
-}
 
 func (h *handler) streamRun(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
@@ -97,24 +34,14 @@ func (h *handler) streamRun(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	lines := lineReader{journal: h.Journal, runID: state.RunID, stages: selected, after: afterLine}
+	reader := feed.Reader{Journal: h.Journal, RunID: state.RunID, Stages: selected, AfterEntry: afterEntry, AfterLine: afterLine}
 	return h.stream(w, r, state.RunID, follow, func(ctx context.Context, emit func(any) error) (bool, error) {
-		// Entries first: what a stage logged is stored before its end is, so
-		// that the end of the run is never sent ahead of a line.
-		entries, err := h.Journal.Entries(ctx, state.RunID, afterEntry)
-		if err != nil {
-			return false, fmt.Errorf("reading run %s: %w", state.RunID, err)
-		}
-		for _, entry := range entries {
+		err := reader.Next(ctx, func(entry journal.Entry) error {
 			state.Apply(entry)
-			afterEntry = entry.Seq
-		}
-		fetch := func() ([]journal.Line, error) { return lines.next(ctx) }
-		if err := merge(entries, fetch, func(item StreamItem) error { return emit(item) }); err != nil {
+			return emit(StreamItem{Entry: &entry})
+		}, func(line journal.Line) error { return emit(StreamItem{Line: &line}) })
+		if err != nil || (follow && !state.Status.Final()) {
 			return false, err
-		}
-		if follow && !state.Status.Final() {
-			return false, nil
 		}
 		return true, emit(StreamItem{End: &StreamEnd{Status: state.Status, Cause: string(state.Cause)}})
 	})
@@ -140,8 +67,9 @@ func (h *handler) followList(w http.ResponseWriter, r *http.Request, filter jour
 	})
 }
 
-// minRound is the least time between two rounds of a stream, so that a chatty
-// run costs a few reads a second a client and not one a line.
+// minRound is the least time from one round of a stream to the next, so that a
+// chatty run costs a few reads a second a client and not one a line, while the
+// first line after a silence goes out at once.
 const minRound = 50 * time.Millisecond
 
 // stream writes NDJSON: round sends what is new and tells whether that was all;
@@ -178,6 +106,7 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request, runID string, f
 		return nil
 	}
 	for {
+		begun := time.Now()
 		done, err := round(ctx, emit)
 		if err == nil {
 			if control.Flush() != nil {
@@ -201,7 +130,7 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request, runID string, f
 			if !ok {
 				return nil
 			}
-			pause(ctx, h.Stopping, minRound)
+			pause(ctx, h.Stopping, minRound-time.Since(begun))
 		}
 	}
 }
@@ -220,6 +149,7 @@ func (h *handler) endStream(r *http.Request, err error) error {
 	panic(http.ErrAbortHandler)
 }
 
+// pause waits for d, or less when one of the others ends first.
 func pause(ctx context.Context, stopping <-chan struct{}, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

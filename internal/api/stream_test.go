@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"pgregory.net/rapid"
 
 	"github.com/tidegate-ci/tidegate/pipeline/journal"
 )
@@ -236,56 +234,10 @@ func TestFollowList(t *testing.T) {
 	require.Equal(t, []int{1, 2}, []int{seen[0], seen[len(seen)-1]})
 }
 
-func TestMerge(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		times := rapid.SliceOfN(rapid.IntRange(0, 20), 0, 20)
-		var entries []journal.Entry
-		for i, at := range sorted(times.Draw(t, "entries")) {
-			entries = append(entries, journal.Entry{Seq: int64(i + 1), Time: start.Add(time.Duration(at))})
-		}
-		var lines []journal.Line
-		for i, at := range sorted(times.Draw(t, "lines")) {
-			lines = append(lines, journal.Line{Seq: int64(i + 1), Time: start.Add(time.Duration(at))})
-		}
-		page := rapid.IntRange(1, 5).Draw(t, "page")
-		rest := lines
-		var last time.Time
-		var gotEntries, gotLines int64
-		err := merge(entries, func() ([]journal.Line, error) {
-			n := min(page, len(rest))
-			out := rest[:n]
-			rest = rest[n:]
-			return out, nil
-		}, func(item StreamItem) error {
-			at := time.Time{}
-			if item.Entry != nil {
-				gotEntries++
-				at = item.Entry.Time
-				require.Equal(t, gotEntries, item.Entry.Seq)
-			} else {
-				gotLines++
-				at = item.Line.Time
-				require.Equal(t, gotLines, item.Line.Seq)
-			}
-			require.False(t, at.Before(last))
-			last = at
-			return nil
-		})
-		require.NoError(t, err)
-		require.Equal(t, int64(len(entries)), gotEntries)
-		require.Equal(t, int64(len(lines)), gotLines)
-	})
-}
-
 func TestBackoff(t *testing.T) {
 	b := Backoff{First: 100 * time.Millisecond, Max: time.Second}
 	for n, want := range map[int]time.Duration{1: 100 * time.Millisecond, 2: 200 * time.Millisecond, 4: 800 * time.Millisecond, 5: time.Second, 1000: time.Second} {
 		require.Equal(t, want, b.wait(n, 1))
 		require.Equal(t, want/2, b.wait(n, 0))
 	}
-}
-
-func sorted(values []int) []int {
-	slices.Sort(values)
-	return values
 }

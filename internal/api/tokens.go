@@ -121,11 +121,9 @@ func (t *Tokens) Create(token Token) (secret string, err error) {
 	if err := checkToken(token); err != nil {
 		return "", err
 	}
-	raw := make([]byte, tokenBytes)
-	if _, err := io.ReadFull(t.random, raw); err != nil {
-		return "", fmt.Errorf("making a token: %w", err)
+	if secret, err = t.newSecret(); err != nil {
+		return "", err
 	}
-	secret = tokenPrefix + hex.EncodeToString(raw)
 	token.Created = t.now().UTC().Truncate(time.Second)
 	token.SHA256 = hashSecret(secret)
 	err = t.change(func(tokens []Token) ([]Token, error) {
@@ -141,6 +139,40 @@ func (t *Tokens) Create(token Token) (secret string, err error) {
 		return "", err
 	}
 	return secret, nil
+}
+
+// EnsureFirst makes an admin token when there is none of any kind, as on the
+// first start of a server, and writes its secret to path for the owner of the
+// file alone. It tells whether it did. The secret is written before the token
+// is stored: after a crash in between, the next start makes another.
+func (t *Tokens) EnsureFirst(path string) (made bool, err error) {
+	list, err := t.List()
+	if err != nil || len(list) > 0 {
+		return false, err
+	}
+	secret, err := t.newSecret()
+	if err != nil {
+		return false, err
+	}
+	if err := replaceFile(path, []byte(secret+"\n")); err != nil {
+		return false, fmt.Errorf("writing the first token: %w", err)
+	}
+	token := Token{Name: "admin", User: "admin", Role: RoleAdmin, Created: t.now().UTC().Truncate(time.Second), SHA256: hashSecret(secret)}
+	err = t.change(func(tokens []Token) ([]Token, error) {
+		if len(tokens) > 0 {
+			return nil, errors.New("another process made a token at the same time: start again")
+		}
+		return []Token{token}, nil
+	})
+	return err == nil, err
+}
+
+func (t *Tokens) newSecret() (string, error) {
+	raw := make([]byte, tokenBytes)
+	if _, err := io.ReadFull(t.random, raw); err != nil {
+		return "", fmt.Errorf("making a token: %w", err)
+	}
+	return tokenPrefix + hex.EncodeToString(raw), nil
 }
 
 // Revoke removes a token by name; the next request with it is refused.

@@ -58,6 +58,35 @@ func TestTokens(t *testing.T) {
 	require.ErrorContains(t, tokens.Revoke("laptop"), `no token "laptop"`)
 }
 
+func TestFirstToken(t *testing.T) {
+	directory := t.TempDir()
+	tokens := openTokens(t, filepath.Join(directory, "tokens.json"), time.Now)
+	path := filepath.Join(directory, "admin-token")
+	require.NoError(t, os.WriteFile(path, []byte("left by a start that crashed\n"), 0o644))
+	made, err := tokens.EnsureFirst(path)
+	require.NoError(t, err)
+	require.True(t, made)
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	secret, err := os.ReadFile(path)
+	require.NoError(t, err)
+	identity, ok, err := tokens.Authenticate(strings.TrimSpace(string(secret)))
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.Equal(t, RoleAdmin, identity.Role)
+
+	made, err = tokens.EnsureFirst(path)
+	require.NoError(t, err)
+	require.False(t, made)
+	again, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, secret, again)
+
+	_, err = openTokens(t, filepath.Join(directory, "other.json"), time.Now).EnsureFirst(filepath.Join(directory, "no", "admin-token"))
+	require.ErrorContains(t, err, "writing the first token")
+}
+
 func TestTokensExpire(t *testing.T) {
 	now := start
 	tokens := openTokens(t, filepath.Join(t.TempDir(), "tokens.json"), func() time.Time { return now })

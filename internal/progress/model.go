@@ -10,13 +10,17 @@ import (
 	"github.com/tidegate-ci/tidegate/pipeline/journal"
 )
 
-// maxKept bounds the text kept of one log line.
-const maxKept = 4096
+const (
+	// maxKept bounds the text kept of one log line.
+	maxKept = 4096
+	// maxEarly bounds the stages whose lines are kept before the plan is known.
+	maxEarly = 100
+)
 
 // model is all that is shown of a run: its state and the ends of its logs.
 type model struct {
 	state journal.State
-	// logs are by stage; only those of stages in the plan are kept.
+	// logs are by stage; once the plan is known, only those of its stages.
 	logs  map[string]*tail
 	limit int
 	rows  []row
@@ -52,8 +56,13 @@ func (m *model) entry(entry journal.Entry) bool {
 	m.state.Apply(entry)
 	if entry.Type == journal.RunCreated && m.state.Plan != nil {
 		m.rows = rowsOf(m.state.Plan)
+		early := m.logs
+		m.logs = make(map[string]*tail, len(m.state.Stages))
 		for _, stage := range m.state.Stages {
 			m.logs[stage.ID] = &tail{}
+			if log := early[stage.ID]; log != nil {
+				m.logs[stage.ID] = log
+			}
 		}
 	}
 	return true
@@ -66,7 +75,12 @@ func (m *model) line(line journal.Line) bool {
 		return false
 	}
 	m.lineSeen = max(m.lineSeen, line.Seq)
-	if log := m.logs[line.Stage]; log != nil {
+	log := m.logs[line.Stage]
+	if log == nil && m.state.Plan == nil && len(m.logs) < maxEarly {
+		log = &tail{}
+		m.logs[line.Stage] = log
+	}
+	if log != nil {
 		log.add(line, m.limit)
 	}
 	return true

@@ -88,7 +88,7 @@ func Detect(w io.Writer, mode Mode, getenv func(string) string) (Mode, Options) 
 	if terminal {
 		options.Size = func() (int, int) {
 			width, height, err := term.GetSize(int(file.Fd()))
-			if err != nil {
+			if err != nil || width <= 0 || height <= 0 { // some serial lines tell 0 × 0
 				return defaultWidth, defaultHeight
 			}
 			return width, height

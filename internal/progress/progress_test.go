@@ -250,6 +250,19 @@ func TestTerminalWithoutPlan(t *testing.T) {
 	require.Empty(t, strings.TrimSpace(vt.String()))
 }
 
+// TestLinesBeforeThePlan: who feeds lines ahead of entries loses none.
+func TestLinesBeforeThePlan(t *testing.T) {
+	m := newModel(DefaultTail)
+	m.line(journal.Line{Seq: 1, Stage: "lint", Attempt: 1, Text: "early"})
+	for i := range 2 * maxEarly {
+		m.line(journal.Line{Seq: int64(i + 2), Stage: strconv.Itoa(i), Attempt: 1, Text: "stranger"})
+	}
+	require.Len(t, m.logs, maxEarly)
+	m.entry(journal.Entry{RunID: "r", Seq: 1, Type: journal.RunCreated, Plan: testPlan()})
+	require.Len(t, m.logs, len(testPlan().Stages))
+	require.Equal(t, []string{"early"}, m.logs["lint"].lines)
+}
+
 // TestResize: lines drawn wide take more rows once the terminal is narrow.
 func TestResize(t *testing.T) {
 	width := 40
