@@ -79,6 +79,14 @@ func inheritCPUSet(dir string) error {
 	return nil
 }
 
+// Exists reports whether any hierarchy has the group.
+func (g Group) Exists() bool {
+	return slices.ContainsFunc(g.dirs, func(dir string) bool {
+		_, err := os.Stat(dir)
+		return err == nil
+	})
+}
+
 const retryInterval = 20 * time.Millisecond
 
 // Remove kills every process in the group and below, and removes it. It is not

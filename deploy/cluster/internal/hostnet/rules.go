@@ -120,8 +120,11 @@ func cleanTable(lines []string, bridge string) (script []string, removed int) {
 		case strings.HasPrefix(line, "*"):
 			script = append(script, line)
 		case strings.HasPrefix(line, "-A "):
-			chain := strings.Fields(line)[1]
-			if !slices.Contains(chains, chain) && (slices.Contains(chains, target(line)) || isMarked(line, bridge)) {
+			fields := strings.Fields(line)
+			if len(fields) < 2 {
+				continue
+			}
+			if chain := fields[1]; !slices.Contains(chains, chain) && (slices.Contains(chains, target(line)) || isMarked(line, bridge)) {
 				script = append(script, "-D"+strings.TrimPrefix(line, "-A"))
 				removed++
 			}
