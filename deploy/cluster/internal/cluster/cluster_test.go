@@ -47,6 +47,9 @@ func TestClaim(t *testing.T) {
 	if err := c.discard(); err == nil {
 		t.Error("discards somebody's folder")
 	}
+	if err := c.Down(t.Context(), true); err == nil {
+		t.Error("takes down somebody's folder")
+	}
 	if err := os.WriteFile(filepath.Join(dir, settings.RecordFile), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
