@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -74,7 +75,24 @@ count. It is made for development and tests.`,
 		newComponent(&state),
 		newVersion(),
 	)
+	argumentErrorsAreUsage(root)
 	return root
+}
+
+// argumentErrorsAreUsage makes wrong arguments count as wrong use, as wrong
+// flags do.
+func argumentErrorsAreUsage(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return usage(err)
+			}
+			return nil
+		}
+	}
+	for _, child := range cmd.Commands() {
+		argumentErrorsAreUsage(child)
+	}
 }
 
 func usage(err error) error { return fmt.Errorf("%w: %w", errUsage, err) }
@@ -108,26 +126,43 @@ func progress(w io.Writer, started time.Time) func(string, ...any) {
 	}
 }
 
-// stateDir makes the folder absolute; "" means .cluster at the root of the Git
-// repository around the working directory, or in the working directory itself.
+// stateDir makes the folder absolute and free of symbolic links, as the kernel
+// will name it; "" means .cluster at the root of the Git repository around the
+// working directory, or in the working directory itself.
 func stateDir(flag string) (string, error) {
 	if flag != "" {
 		dir, err := filepath.Abs(flag)
+		if err == nil {
+			dir, err = resolve(dir)
+		}
 		if err != nil {
 			return "", fmt.Errorf("--state %s: %w", flag, err)
 		}
 		return dir, nil
 	}
 	here, err := os.Getwd()
+	if err == nil {
+		here, err = resolve(here)
+	}
 	if err != nil {
 		return "", fmt.Errorf("find the state folder: %w", err)
 	}
 	for dir := here; ; dir = filepath.Dir(dir) {
 		if _, err := os.Stat(filepath.Join(dir, ".git")); err == nil {
-			return filepath.Join(dir, ".cluster"), nil
+			return resolve(filepath.Join(dir, ".cluster"))
 		}
 		if dir == filepath.Dir(dir) {
-			return filepath.Join(here, ".cluster"), nil
+			return resolve(filepath.Join(here, ".cluster"))
 		}
 	}
+}
+
+// resolve follows symbolic links in as much of the absolute path as exists.
+func resolve(path string) (string, error) {
+	resolved, err := filepath.EvalSymlinks(path)
+	if !errors.Is(err, fs.ErrNotExist) || path == filepath.Dir(path) {
+		return resolved, err
+	}
+	parent, err := resolve(filepath.Dir(path))
+	return filepath.Join(parent, filepath.Base(path)), err
 }

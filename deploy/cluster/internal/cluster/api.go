@@ -49,9 +49,9 @@ func allowKubeletAPI(ctx context.Context, api kubernetes.Interface) error {
 
 var errNotReady = errors.New("not ready")
 
-// nodeReady returns nil if the node is ready, and its kubelet is the one that
-// runs now: a heartbeat from before a restart says nothing.
-func nodeReady(ctx context.Context, api kubernetes.Interface, name string) error {
+// nodeReady returns nil if the node is ready and its kubelet has said so since
+// then: what one before a restart said counts for nothing.
+func nodeReady(ctx context.Context, api kubernetes.Interface, name string, since time.Time) error {
 	node, err := api.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
 		return err
@@ -59,6 +59,10 @@ func nodeReady(ctx context.Context, api kubernetes.Interface, name string) error
 	condition := readyCondition(node)
 	if condition.Status != corev1.ConditionTrue {
 		return fmt.Errorf("node %s is %w: %s", name, errNotReady, condition.Message)
+	}
+	// The API knows whole seconds only.
+	if condition.LastHeartbeatTime.Time.Before(since.Truncate(time.Second)) {
+		return fmt.Errorf("node %s is %w: no heartbeat since the kubelet's start", name, errNotReady)
 	}
 	return nil
 }

@@ -28,6 +28,10 @@ const (
 // state folder included unless keep is set: then a later Up goes on with the same
 // objects, certificates and images.
 func (c *Cluster) Down(ctx context.Context, keep bool) error {
+	// Cleaning up removes files by name: not in somebody else's folder.
+	if err := claim(c.StateDir); err != nil {
+		return err
+	}
 	if err := needRoot(); err != nil {
 		return err
 	}

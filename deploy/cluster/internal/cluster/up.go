@@ -201,7 +201,7 @@ func (c *Cluster) bringUp(ctx context.Context, facts machine.Facts) error {
 		if err != nil {
 			return err
 		}
-		return c.await(ctx2, child, func(ctx context.Context) error { return nodeReady(ctx, api, c.Node) })
+		return c.await(ctx2, child, func(ctx context.Context) error { return nodeReady(ctx, api, c.Node, child.Started) })
 	})
 	if err := second.Wait(); err != nil {
 		return err
