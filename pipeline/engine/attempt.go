@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -215,11 +216,11 @@ func (e *Engine) secrets(ctx context.Context, w work, stage pipeline.PlannedStag
 // needs returns the outputs of every stage that the stage needs, directly or not.
 func needs(state *journal.State, id string) map[string]pipeline.Outputs {
 	seen := map[string]bool{}
-	queue := state.Planned(id).Needs
+	queue := slices.Clone(state.Planned(id).Needs)
 	for i := 0; i < len(queue); i++ {
 		if planned := state.Planned(queue[i]); planned != nil && !seen[queue[i]] {
 			seen[queue[i]] = true
-			queue = append(queue[:len(queue):len(queue)], planned.Needs...)
+			queue = append(queue, planned.Needs...)
 		}
 	}
 	out := make(map[string]pipeline.Outputs, len(seen))
