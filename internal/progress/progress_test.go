@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode"
@@ -123,15 +125,24 @@ func tell(r Renderer, steps []step, until float64) {
 
 // fakeWorld is a clock and ticker of the test's own.
 type fakeWorld struct {
-	now           time.Time
+	now           atomic.Pointer[time.Time]
 	ticks         chan time.Time
 	width, height int
 	stopped       bool
 }
 
+func (f *fakeWorld) set(now time.Time) { f.now.Store(&now) }
+
+// tick has the renderer draw, and returns when it has: the second tick is taken
+// only after the first was dealt with.
+func (f *fakeWorld) tick() {
+	f.ticks <- start
+	f.ticks <- start
+}
+
 func (f *fakeWorld) options() Options {
 	return Options{
-		Now: func() time.Time { return f.now },
+		Now: func() time.Time { return *f.now.Load() },
 		Tick: func(time.Duration) (<-chan time.Time, func()) {
 			return f.ticks, func() { f.stopped = true }
 		},
@@ -140,7 +151,9 @@ func (f *fakeWorld) options() Options {
 }
 
 func newWorld(width, height int) *fakeWorld {
-	return &fakeWorld{now: start, ticks: make(chan time.Time), width: width, height: height}
+	f := &fakeWorld{ticks: make(chan time.Time), width: width, height: height}
+	f.set(start)
+	return f
 }
 
 func TestFrames(t *testing.T) {
@@ -211,18 +224,17 @@ func TestTerminal(t *testing.T) {
 	vt.print("$ tidegate run\n")
 	r := New(vt, TTY, world.options())
 	for _, seconds := range []float64{0.3, 1.2, 2.55, 3.55} {
-		world.now = at(seconds)
+		world.set(at(seconds))
 		tell(r, story(), seconds)
-		world.ticks <- world.now
-		world.ticks <- world.now // taken only after the first was drawn
-		require.True(t, vt.cursorHidden)
+		world.tick()
+		require.True(t, vt.hidesCursor())
 	}
 	tell(r, story(), 9)
-	world.now = at(9)
+	world.set(at(9))
 	require.NoError(t, r.Close())
 	require.NoError(t, r.Close())
 	require.True(t, world.stopped)
-	require.False(t, vt.cursorHidden, "the cursor is given back")
+	require.False(t, vt.hidesCursor(), "the cursor is given back")
 	golden(t, "terminal.txt", vt.String())
 }
 
@@ -233,10 +245,10 @@ func TestTerminalCancelled(t *testing.T) {
 	vt := &vt{width: 60}
 	r := New(vt, TTY, world.options())
 	tell(r, story(), 1.2)
-	world.now = at(1.2)
-	world.ticks <- world.now
+	world.set(at(1.2))
+	world.tick()
 	require.NoError(t, r.Close())
-	require.False(t, vt.cursorHidden)
+	require.False(t, vt.hidesCursor())
 	require.Contains(t, vt.String(), "shop still running after 1.1s")
 }
 
@@ -244,7 +256,7 @@ func TestTerminalWithoutPlan(t *testing.T) {
 	world := newWorld(60, 24)
 	vt := &vt{width: 60}
 	r := New(vt, TTY, world.options())
-	world.ticks <- world.now
+	world.tick()
 	r.Line(journal.Line{Stage: "x", Text: "early"})
 	require.NoError(t, r.Close())
 	require.Empty(t, strings.TrimSpace(vt.String()))
@@ -365,6 +377,7 @@ func TestDetect(t *testing.T) {
 // vt is as much of a terminal as the renderer needs; anything else it is sent
 // ends up on the screen, where the golden file shows it.
 type vt struct {
+	mu           sync.Mutex
 	width        int
 	rows         []string
 	row, col     int
@@ -372,8 +385,16 @@ type vt struct {
 }
 
 func (v *vt) Write(p []byte) (int, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.print(string(p))
 	return len(p), nil
+}
+
+func (v *vt) hidesCursor() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.cursorHidden
 }
 
 func (v *vt) print(text string) {
