@@ -1,0 +1,243 @@
+package source
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	git "github.com/go-git/go-git/v5"
+	"github.com/go-git/go-git/v5/config"
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/storer"
+	"github.com/go-git/go-git/v5/plumbing/transport"
+	"github.com/go-git/go-git/v5/plumbing/transport/http"
+	"github.com/go-git/go-git/v5/plumbing/transport/ssh"
+	"github.com/go-git/go-git/v5/storage/filesystem"
+
+	"github.com/tidegate-ci/tidegate/pipeline/event"
+)
+
+// localRefs is where fetched refs are kept, under a hash of their name: so a
+// branch "a" that gave way to "a/b" leaves no file in its directory's place.
+const localRefs = "refs/tidegate/"
+
+func (c *Cache) fetch(ctx context.Context, m *mirror, repository event.Repository, ref, commit string) error {
+	if ref == "" && commit == "" {
+		return errors.New("neither a ref nor a commit is named")
+	}
+	if commit != "" && !plumbing.IsHash(commit) {
+		return fmt.Errorf("%w: %q is not a full commit hash", ErrRefused, commit)
+	}
+	if ref != "" {
+		if err := plumbing.ReferenceName(ref).Validate(); err != nil || !strings.HasPrefix(ref, "refs/") {
+			return fmt.Errorf("%w: %q is not a full ref", ErrRefused, ref)
+		}
+	}
+	if commit != "" && !m.suspect.Load() && m.has(commit) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, c.config.FetchTimeout, fmt.Errorf("no end after %s", c.config.FetchTimeout))
+	defer cancel()
+	unlock, err := m.lock(ctx)
+	if err != nil {
+		return withCause(ctx, err)
+	}
+	defer unlock()
+	// Whoever had the lock may have brought it.
+	if commit != "" && !m.suspect.Load() && m.has(commit) {
+		return nil
+	}
+	if err := m.prepare(c.config.MaxPacks); err != nil {
+		return fmt.Errorf("prepare the mirror: %w", err)
+	}
+	if ref != "" {
+		err := c.transfer(ctx, m, repository, ref)
+		if err != nil && (commit == "" || !errors.Is(err, ErrNotFound)) {
+			return err
+		}
+		if commit == "" || m.has(commit) {
+			return nil
+		}
+	}
+	// The ref has moved on by force, or is gone. Most forges still give a commit by name.
+	if err := c.transfer(ctx, m, repository, commit); err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	if !m.has(commit) {
+		return fmt.Errorf("%w: no branch or tag leads to the commit any more (was it replaced by a forced push?)", ErrNotFound)
+	}
+	return nil
+}
+
+// transfer fetches one ref or commit.
+func (c *Cache) transfer(ctx context.Context, m *mirror, repository event.Repository, what string) error {
+	storage, err := m.open()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = storage.Close() }()
+	auth, secret, err := c.auth(ctx, m, repository)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256([]byte(what))
+	local := localRefs + hex.EncodeToString(sum[:16])
+	limited := &limitedStorage{Storage: storage, left: c.config.MaxPackBytes}
+	remote := git.NewRemote(limited, &config.RemoteConfig{Name: "origin", URLs: []string{m.url.String()}})
+	err = remote.FetchContext(ctx, &git.FetchOptions{
+		RefSpecs: []config.RefSpec{config.RefSpec("+" + what + ":" + local)},
+		Depth:    c.config.Depth, Tags: git.NoTags, Force: true, Auth: auth,
+	})
+	if limited.exceeded {
+		return fmt.Errorf("%w: the fetch is larger than %d bytes", ErrTooLarge, c.config.MaxPackBytes)
+	}
+	return translate(ctx, err, secret)
+}
+
+// Head returns the commit at the tip of a branch, as the forge says now; of the
+// default branch when none is named.
+func (c *Cache) Head(ctx context.Context, repository event.Repository, branch string) (string, error) {
+	m, err := c.mirror(repository)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, c.config.FetchTimeout, fmt.Errorf("no end after %s", c.config.FetchTimeout))
+	defer cancel()
+	fail := func(err error) (string, error) {
+		return "", fmt.Errorf("read the head of %s in %s: %w", cmpOr(branch, "the default branch"), repository.FullName, err)
+	}
+	auth, secret, err := c.auth(ctx, m, repository)
+	if err != nil {
+		return fail(err)
+	}
+	remote := git.NewRemote(nil, &config.RemoteConfig{Name: "origin", URLs: []string{m.url.String()}})
+	refs, err := remote.ListContext(ctx, &git.ListOptions{Auth: auth})
+	if err := translate(ctx, err, secret); err != nil {
+		return fail(err)
+	}
+	want := plumbing.HEAD
+	if branch != "" {
+		want = plumbing.NewBranchReferenceName(branch)
+	}
+	byName := make(map[plumbing.ReferenceName]*plumbing.Reference, len(refs))
+	for _, ref := range refs {
+		byName[ref.Name()] = ref
+	}
+	ref := byName[want]
+	if ref != nil && ref.Type() == plumbing.SymbolicReference {
+		ref = byName[ref.Target()]
+	}
+	if ref == nil || ref.Type() != plumbing.HashReference {
+		return fail(ErrNotFound)
+	}
+	return ref.Hash().String(), nil
+}
+
+func cmpOr(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+// auth asks for credentials and returns them with what must not be shown.
+func (c *Cache) auth(ctx context.Context, m *mirror, repository event.Repository) (transport.AuthMethod, string, error) {
+	if c.config.Credentials == nil || m.url.Scheme == File {
+		return nil, "", nil
+	}
+	credentials, err := c.config.Credentials(ctx, repository)
+	if err != nil {
+		return nil, "", fmt.Errorf("get credentials: %w", err)
+	}
+	switch m.url.Scheme {
+	case HTTP, HTTPS:
+		if credentials.Password == "" {
+			return nil, "", nil
+		}
+		return &http.BasicAuth{Username: cmpOr(credentials.Username, "x-access-token"), Password: credentials.Password}, credentials.Password, nil
+	case SSH:
+		if len(credentials.SSHKey) == 0 {
+			return nil, "", nil
+		}
+		user := "git"
+		if m.url.User != nil {
+			user = m.url.User.Username()
+		}
+		keys, err := ssh.NewPublicKeys(user, credentials.SSHKey, "")
+		if err != nil {
+			return nil, "", errors.New("the SSH key is not a private key in PEM without passphrase")
+		}
+		if credentials.KnownHosts != "" {
+			if keys.HostKeyCallback, err = ssh.NewKnownHostsCallback(credentials.KnownHosts); err != nil {
+				return nil, "", fmt.Errorf("read known hosts: %w", err)
+			}
+		}
+		return keys, "", nil
+	}
+	return nil, "", nil
+}
+
+// translate names the failures that callers branch on and keeps secret out of the text.
+func translate(ctx context.Context, err error, secret string) error {
+	var noRef git.NoMatchingRefSpecError
+	switch {
+	case err == nil, errors.Is(err, git.NoErrAlreadyUpToDate):
+		return nil
+	case ctx.Err() != nil:
+		return withCause(ctx, ctx.Err())
+	case errors.As(err, &noRef), errors.Is(err, git.ErrExactSHA1NotSupported), errors.Is(err, plumbing.ErrReferenceNotFound):
+		return ErrNotFound
+	case errors.Is(err, transport.ErrEmptyRemoteRepository):
+		return fmt.Errorf("%w: the repository is empty", ErrNotFound)
+	case errors.Is(err, transport.ErrRepositoryNotFound), errors.Is(err, transport.ErrAuthenticationRequired),
+		errors.Is(err, transport.ErrAuthorizationFailed), errors.Is(err, transport.ErrInvalidAuthMethod):
+		return fmt.Errorf("%w: %w", ErrAccess, err)
+	case strings.Contains(err.Error(), "not our ref"):
+		return ErrNotFound
+	case secret != "" && strings.Contains(err.Error(), secret):
+		return errors.New(strings.ReplaceAll(err.Error(), secret, "***"))
+	}
+	return err
+}
+
+// withCause says why a context ended.
+func withCause(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+		return fmt.Errorf("%w: %w", err, cause)
+	}
+	return err
+}
+
+// limitedStorage takes packs up to a size.
+type limitedStorage struct {
+	*filesystem.Storage
+	left     int64
+	exceeded bool
+}
+
+var _ storer.PackfileWriter = (*limitedStorage)(nil)
+
+func (s *limitedStorage) PackfileWriter() (io.WriteCloser, error) {
+	w, err := s.Storage.PackfileWriter()
+	if err != nil {
+		return nil, err
+	}
+	return &limitedWriter{WriteCloser: w, storage: s}, nil
+}
+
+type limitedWriter struct {
+	io.WriteCloser
+	storage *limitedStorage
+}
+
+func (w *limitedWriter) Write(p []byte) (int, error) {
+	if w.storage.left -= int64(len(p)); w.storage.left < 0 {
+		w.storage.exceeded = true
+		return 0, ErrTooLarge
+	}
+	return w.WriteCloser.Write(p)
+}
