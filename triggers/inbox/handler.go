@@ -224,14 +224,12 @@ func (h *Handler) authenticate(delivery Delivery, body []byte) (Repository, erro
 func (h *Handler) refuse(r *http.Request, delivery string, err error) (int, answer) {
 	var refusal *Refusal
 	switch {
+	case errors.As(err, &refusal) && refusal.Status < 400: // a ping
+		return refusal.Status, answer{Status: "ignored", Delivery: delivery, Reason: refusal.Reason}
 	case errors.As(err, &refusal):
 		h.config.Log.Info("webhook refused", zap.String("delivery", delivery), zap.String("from", r.RemoteAddr),
 			zap.Int("status", refusal.Status), zap.String("reason", refusal.Reason))
-		status := "refused"
-		if refusal.Status < 400 {
-			status = "ignored"
-		}
-		return refusal.Status, answer{Status: status, Delivery: delivery, Reason: refusal.Reason}
+		return refusal.Status, answer{Status: "refused", Delivery: delivery, Reason: refusal.Reason}
 	case errors.Is(err, errOverloaded):
 		return http.StatusServiceUnavailable, answer{Status: "unavailable", Delivery: delivery, Reason: err.Error() + ": send it again later"}
 	}

@@ -29,7 +29,7 @@ const (
 	storeRetry = time.Second
 )
 
-// Handler of an event. A nil error ends the event; note is for people ("run
+// HandleFunc deals with one event. A nil error ends the event; note is for people ("run
 // 01J… created", "no pipeline matches"). An error makes it due again later,
 // unless it is Permanent. It may see the same event again after a crash and
 // must then come to the same end.
