@@ -22,7 +22,8 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE INDEX IF NOT EXISTS events_pending ON events (lane, seq) WHERE status = 'pending';
 CREATE INDEX IF NOT EXISTS events_ended ON events (seq) WHERE status <> 'pending';
 CREATE TABLE IF NOT EXISTS schedules (
-	key   TEXT PRIMARY KEY,
-	fired INTEGER NOT NULL
+	key        TEXT PRIMARY KEY,
+	repository TEXT NOT NULL,
+	fired      INTEGER NOT NULL
 );
 `

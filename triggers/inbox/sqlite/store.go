@@ -196,39 +196,3 @@ func (s *Store) Redeliver(ctx context.Context, id string, now time.Time) error {
 	s.notify()
 	return nil
 }
-
-// Fired tells when a schedule fired last; ok is false when it is not known.
-func (s *Store) Fired(ctx context.Context, key string) (at time.Time, ok bool, err error) {
-	var ms int64
-	err = s.read.QueryRowContext(ctx, `SELECT fired FROM schedules WHERE key = ?`, key).Scan(&ms)
-	if errors.Is(err, sql.ErrNoRows) {
-		return time.Time{}, false, nil
-	}
-	if err != nil {
-		return time.Time{}, false, fmt.Errorf("read schedule %s: %w", key, classify(err))
-	}
-	return time.UnixMilli(ms).UTC(), true, nil
-}
-
-// SetFired records when a schedule fired last.
-func (s *Store) SetFired(ctx context.Context, key string, at time.Time) error {
-	err := s.writer.do(ctx, func(tx *transaction) error {
-		return tx.exec(`INSERT INTO schedules (key, fired) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET fired = excluded.fired`,
-			key, at.UnixMilli())
-	})
-	if err != nil {
-		return fmt.Errorf("record schedule %s: %w", key, err)
-	}
-	return nil
-}
-
-// Forget drops what is known of a schedule.
-func (s *Store) Forget(ctx context.Context, key string) error {
-	err := s.writer.do(ctx, func(tx *transaction) error {
-		return tx.exec(`DELETE FROM schedules WHERE key = ?`, key)
-	})
-	if err != nil {
-		return fmt.Errorf("forget schedule %s: %w", key, err)
-	}
-	return nil
-}
