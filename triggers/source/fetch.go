@@ -86,14 +86,16 @@ func (c *Cache) transfer(ctx context.Context, m *mirror, repository event.Reposi
 	}
 	sum := sha256.Sum256([]byte(what))
 	local := localRefs + hex.EncodeToString(sum[:16])
-	limited := &limitedStorage{Storage: storage, left: c.config.MaxPackBytes}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	limited := &limitedStorage{Storage: storage, left: c.config.MaxPackBytes, limit: c.config.MaxPackBytes, stop: stop}
 	remote := git.NewRemote(limited, &config.RemoteConfig{Name: "origin", URLs: []string{m.url.String()}})
 	err = remote.FetchContext(ctx, &git.FetchOptions{
 		RefSpecs: []config.RefSpec{config.RefSpec("+" + what + ":" + local)},
 		Depth:    c.config.Depth, Tags: git.NoTags, Force: true, Auth: auth,
 	})
-	if limited.exceeded {
-		return fmt.Errorf("%w: the fetch is larger than %d bytes", ErrTooLarge, c.config.MaxPackBytes)
+	if limited.failed != nil {
+		return limited.failed
 	}
 	return translate(ctx, err, secret)
 }
@@ -212,11 +214,14 @@ func withCause(ctx context.Context, err error) error {
 	return err
 }
 
-// limitedStorage takes packs up to a size.
+// limitedStorage takes packs up to a size. A pack that cannot be written ends
+// the transfer by its context: were the error returned to go-git, it would wait
+// for a local git-upload-pack that itself waits for someone to read.
 type limitedStorage struct {
 	*filesystem.Storage
-	left     int64
-	exceeded bool
+	left, limit int64
+	stop        context.CancelFunc
+	failed      error
 }
 
 var _ storer.PackfileWriter = (*limitedStorage)(nil)
@@ -224,9 +229,17 @@ var _ storer.PackfileWriter = (*limitedStorage)(nil)
 func (s *limitedStorage) PackfileWriter() (io.WriteCloser, error) {
 	w, err := s.Storage.PackfileWriter()
 	if err != nil {
+		s.fail(err)
 		return nil, err
 	}
 	return &limitedWriter{WriteCloser: w, storage: s}, nil
+}
+
+func (s *limitedStorage) fail(err error) {
+	if s.failed == nil {
+		s.failed = err
+		s.stop()
+	}
 }
 
 type limitedWriter struct {
@@ -236,8 +249,12 @@ type limitedWriter struct {
 
 func (w *limitedWriter) Write(p []byte) (int, error) {
 	if w.storage.left -= int64(len(p)); w.storage.left < 0 {
-		w.storage.exceeded = true
-		return 0, ErrTooLarge
+		w.storage.fail(fmt.Errorf("%w: the fetch is larger than %d bytes", ErrTooLarge, w.storage.limit))
 	}
-	return w.WriteCloser.Write(p)
+	if w.storage.failed == nil {
+		if _, err := w.WriteCloser.Write(p); err != nil {
+			w.storage.fail(fmt.Errorf("write the mirror: %w", err))
+		}
+	}
+	return len(p), nil
 }
