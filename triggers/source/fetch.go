@@ -64,7 +64,10 @@ func (c *Cache) fetch(ctx context.Context, m *mirror, repository event.Repositor
 		}
 	}
 	// The ref has moved on by force, or is gone. Most forges still give a commit by name.
-	if err := c.transfer(ctx, m, repository, commit); err != nil && !errors.Is(err, ErrNotFound) {
+	err = c.transfer(ctx, m, repository, commit)
+	// A local git-upload-pack says no by hanging up.
+	hungUp := err != nil && m.url.Scheme == File && (strings.Contains(err.Error(), "broken pipe") || strings.Contains(err.Error(), "EOF"))
+	if err != nil && !errors.Is(err, ErrNotFound) && !hungUp {
 		return err
 	}
 	if !m.has(commit) {

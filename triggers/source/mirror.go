@@ -100,11 +100,18 @@ func (m *mirror) has(commit string) bool {
 		return false
 	}
 	defer func() { _ = storage.Close() }()
-	c, err := object.GetCommit(storage, plumbing.NewHash(commit))
-	if err != nil {
+	hash := plumbing.NewHash(commit)
+	if storage.HasEncodedObject(hash) != nil {
 		return false
 	}
-	_, err = c.Tree()
+	c, err := object.GetCommit(storage, hash)
+	if err == nil {
+		_, err = c.Tree()
+	}
+	if err != nil {
+		// Listed, but not there: a pack was torn.
+		m.suspect.Store(true)
+	}
 	return err == nil
 }
 

@@ -1,0 +1,141 @@
+package source_test
+
+import (
+	"crypto/rand"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tidegate-ci/tidegate/pipeline/event"
+	"github.com/tidegate-ci/tidegate/triggers/source"
+)
+
+const crashEnv = "TIDEGATE_TEST_SOURCE"
+
+// TestMain becomes the process that fetches and is killed.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(crashEnv); dir != "" {
+		cache, err := source.Open(source.Config{Dir: dir, Protocols: []string{source.File}})
+		if err == nil {
+			err = cache.Fetch(ctx, event.Repository{FullName: "octo/shop", CloneURL: os.Getenv("TIDEGATE_TEST_URL")},
+				"refs/heads/main", os.Getenv("TIDEGATE_TEST_COMMIT"))
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// A fetch is killed when its pack is partly there; the next one is whole.
+func TestKilledInTheMiddleOfAFetch(t *testing.T) {
+	u := newUpstream(t)
+	data := make([]byte, 24<<20)
+	_, err := rand.Read(data)
+	require.NoError(t, err)
+	u.write("big", string(data))
+	commit := u.commit("one")
+	dir := t.TempDir()
+	for range 3 {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), crashEnv+"="+dir, "TIDEGATE_TEST_URL="+u.byFile().CloneURL, "TIDEGATE_TEST_COMMIT="+commit)
+		cmd.Stderr = os.Stderr
+		require.NoError(t, cmd.Start())
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		for partial := false; !partial; {
+			select {
+			case err := <-ended:
+				require.NoError(t, err)
+				t.Fatal("the fetch ended before it could be killed")
+			default:
+			}
+			found, err := filepath.Glob(filepath.Join(dir, "*.git", "objects", "pack", "tmp_pack_*"))
+			require.NoError(t, err)
+			for _, name := range found {
+				if info, err := os.Stat(name); err == nil && info.Size() > 1<<20 {
+					partial = true
+				}
+			}
+		}
+		require.NoError(t, cmd.Process.Kill())
+		<-ended
+	}
+	checkWhole(t, u, dir, commit)
+}
+
+// What go-git may leave behind between its writes: an index cut short and
+// without its pack, a ref without its object, a pack that was torn.
+func TestDamagedMirrors(t *testing.T) {
+	mirror := func(t *testing.T, dir, pattern string) string {
+		found, err := filepath.Glob(filepath.Join(dir, "*.git", pattern))
+		require.NoError(t, err)
+		require.NotEmpty(t, found)
+		return found[0]
+	}
+	for name, damage := range map[string]func(t *testing.T, dir string){
+		"index without pack, cut short": func(t *testing.T, dir string) {
+			require.NoError(t, os.Remove(mirror(t, dir, "objects/pack/*.pack")))
+			require.NoError(t, os.Chmod(mirror(t, dir, "objects/pack/*.idx"), 0o600))
+			require.NoError(t, os.Truncate(mirror(t, dir, "objects/pack/*.idx"), 100))
+		},
+		"pack torn": func(t *testing.T, dir string) {
+			pack := mirror(t, dir, "objects/pack/*.pack")
+			require.NoError(t, os.Chmod(pack, 0o600))
+			info, err := os.Stat(pack)
+			require.NoError(t, err)
+			require.NoError(t, os.Truncate(pack, info.Size()/2))
+		},
+		"empty ref": func(t *testing.T, dir string) {
+			require.NoError(t, os.Truncate(mirror(t, dir, "refs/tidegate/*"), 0))
+		},
+		"no HEAD": func(t *testing.T, dir string) { require.NoError(t, os.Remove(mirror(t, dir, "HEAD"))) },
+		"gone":    func(t *testing.T, dir string) { require.NoError(t, os.RemoveAll(mirror(t, dir, ""))) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := newUpstream(t)
+			for i := range 20 {
+				u.write(fmt.Sprintf("f%d", i), fmt.Sprintf("content of file %d", i))
+			}
+			commit := u.commit("one")
+			dir := t.TempDir()
+			cache := openCache(t, func(c *source.Config) { c.Dir = dir })
+			require.NoError(t, cache.Fetch(ctx, u.byFile(), "refs/heads/main", commit))
+			damage(t, dir)
+			checkWhole(t, u, dir, commit)
+			u.write("more", "x")
+			checkWhole(t, u, dir, u.commit("two"))
+		})
+	}
+}
+
+func checkWhole(t *testing.T, u *upstream, dir, commit string) {
+	t.Helper()
+	cache := openCache(t, func(c *source.Config) { c.Dir = dir })
+	require.NoError(t, cache.Fetch(ctx, u.byFile(), "refs/heads/main", commit))
+	work := filepath.Join(t.TempDir(), "work")
+	_, err := cache.Checkout(ctx, u.byFile(), commit, work)
+	require.NoError(t, err)
+	out, err := exec.Command("diff", "-r", "--exclude=.git", u.dir, work).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
+
+// Old packs pile up until the mirror is made anew.
+func TestPacksAreBounded(t *testing.T) {
+	u := newUpstream(t)
+	dir := t.TempDir()
+	cache := openCache(t, func(c *source.Config) { c.Dir, c.MaxPacks = dir, 3 })
+	for i := range 9 {
+		u.write("a", fmt.Sprint(i))
+		require.NoError(t, cache.Fetch(ctx, u.byFile(), "refs/heads/main", u.commit("x")))
+		packs, err := filepath.Glob(filepath.Join(dir, "*.git", "objects", "pack", "*.pack"))
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(packs), 4)
+	}
+}
