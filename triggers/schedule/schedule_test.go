@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -125,13 +126,13 @@ type memory struct {
 	events []event.Event
 	ids    map[string]bool
 	fired  map[string]time.Time
-	broken bool
+	broken atomic.Bool
 }
 
 func newMemory() *memory { return &memory{ids: map[string]bool{}, fired: map[string]time.Time{}} }
 
 func (m *memory) Put(_ context.Context, ev event.Event) (bool, error) {
-	if m.broken {
+	if m.broken.Load() {
 		return false, errors.New("disk full")
 	}
 	if m.ids[ev.ID] {
@@ -197,13 +198,13 @@ func TestStoreThatIsAway(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		s := New(m, m, nil, nil)
 		require.NoError(t, s.Set(ctx, shop, []Schedule{nightly}))
-		m.broken = true
+		m.broken.Store(true)
 		ended := make(chan error, 1)
 		go func() { ended <- s.Run(ctx) }()
 		time.Sleep(4 * time.Hour)
 		synctest.Wait()
 		require.Empty(t, m.events)
-		m.broken = false
+		m.broken.Store(false)
 		time.Sleep(retryDelay)
 		synctest.Wait()
 		require.Len(t, m.events, 1)
