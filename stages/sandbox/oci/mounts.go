@@ -1,0 +1,105 @@
+package oci
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/tidegate-ci/tidegate/stages/sandbox"
+)
+
+// maxNetworkFile bounds what is taken over of the host's resolv.conf and hosts.
+const maxNetworkFile = 1 << 20
+
+const localHosts = "127.0.0.1\tlocalhost " + hostname + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+
+// mounts makes the points for the command's mounts and for the files that
+// describe its network, and returns what the runtime is to mount.
+func (b *bundle) mounts(points *stubs, command sandbox.Command) ([]specs.Mount, error) {
+	wanted, err := b.networkFiles(command.HostNetwork)
+	if err != nil {
+		return nil, err
+	}
+	wanted = append(wanted, command.Mounts...)
+	// Outer mounts go first, whatever the order they were asked for.
+	slices.SortStableFunc(wanted, func(a, b sandbox.Mount) int {
+		return cmp.Compare(strings.Count(path.Clean(a.Target), "/"), strings.Count(path.Clean(b.Target), "/"))
+	})
+	var mounts []specs.Mount
+	for _, m := range wanted {
+		mount, err := bindMount(points, m)
+		if err != nil {
+			return nil, err
+		}
+		mounts = append(mounts, mount)
+	}
+	return mounts, nil
+}
+
+func bindMount(points *stubs, m sandbox.Mount) (specs.Mount, error) {
+	if !filepath.IsAbs(m.Source) || !path.IsAbs(m.Target) {
+		return specs.Mount{}, fmt.Errorf("mount %q at %q: both must be absolute", m.Source, m.Target)
+	}
+	target := path.Clean(m.Target)
+	for _, kept := range []string{"/proc", "/sys", "/dev"} {
+		if target == kept || strings.HasPrefix(target, kept+"/") {
+			return specs.Mount{}, fmt.Errorf("mount %q at %q: %s belongs to the container", m.Source, m.Target, kept)
+		}
+	}
+	dir, err := isDirectory(m.Source)
+	if err != nil {
+		return specs.Mount{}, fmt.Errorf("mount at %s: %w", target, err)
+	}
+	at, err := points.ensure(target, dir)
+	if err != nil {
+		return specs.Mount{}, err
+	}
+	options := []string{"bind", "nosuid", "nodev", "rw"}
+	if m.ReadOnly {
+		options[3] = "ro"
+	}
+	return specs.Mount{Destination: at, Type: "bind", Source: m.Source, Options: options}, nil
+}
+
+// networkFiles writes /etc/hosts and /etc/resolv.conf as they are right for the
+// container's network, whatever the image brings.
+func (b *bundle) networkFiles(hostNetwork bool) ([]sandbox.Mount, error) {
+	var mounts []sandbox.Mount
+	for target, content := range map[string]string{"/etc/hosts": localHosts, "/etc/resolv.conf": ""} {
+		if hostNetwork {
+			host, err := readSome(target)
+			if err != nil {
+				return nil, err
+			}
+			if host != "" {
+				content = host
+			}
+		}
+		source := filepath.Join(b.dir, path.Base(target))
+		if err := os.WriteFile(source, []byte(content), 0o644); err != nil {
+			return nil, err
+		}
+		mounts = append(mounts, sandbox.Mount{Source: source, Target: target})
+	}
+	return mounts, nil
+}
+
+func readSome(name string) (string, error) {
+	file, err := os.Open(name)
+	if os.IsNotExist(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	raw, err := io.ReadAll(io.LimitReader(file, maxNetworkFile))
+	return string(raw), err
+}

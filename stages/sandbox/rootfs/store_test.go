@@ -1,0 +1,138 @@
+package rootfs
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/stretchr/testify/require"
+)
+
+func openStore(t testing.TB) *Store {
+	t.Helper()
+	store, err := Open(t.TempDir())
+	require.NoError(t, err)
+	return store
+}
+
+func digestOf(stream []byte) v1.Hash {
+	sum := sha256.Sum256(stream)
+	return v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}
+}
+
+// archive makes a tar stream of headers; Body holds the content of each.
+func archive(t testing.TB, entries ...entry) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	for _, e := range entries {
+		e.Header.Size = int64(len(e.body))
+		if e.Header.Mode == 0 {
+			e.Header.Mode = 0o644
+			if e.Header.Typeflag == tar.TypeDir {
+				e.Header.Mode = 0o755
+			}
+		}
+		require.NoError(t, w.WriteHeader(&e.Header))
+		_, err := io.WriteString(w, e.body)
+		require.NoError(t, err)
+	}
+	require.NoError(t, w.Close())
+	return out.Bytes()
+}
+
+type entry struct {
+	tar.Header
+	body string
+}
+
+func file(name, body string) entry {
+	return entry{tar.Header{Typeflag: tar.TypeReg, Name: name}, body}
+}
+
+func dir(name string) entry { return entry{tar.Header{Typeflag: tar.TypeDir, Name: name}, ""} }
+
+func symlink(name, target string) entry {
+	return entry{tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}, ""}
+}
+
+func hardlink(name, target string) entry {
+	return entry{tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target}, ""}
+}
+
+func add(t testing.TB, store *Store, stream []byte) v1.Hash {
+	t.Helper()
+	id := digestOf(stream)
+	require.NoError(t, store.Ensure(context.Background(), id, opener(stream)))
+	return id
+}
+
+func opener(stream []byte) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(stream)), nil }
+}
+
+func mountOver(t testing.TB, store *Store, layers ...v1.Hash) *Snapshot {
+	t.Helper()
+	snapshot, err := store.Mount(context.Background(), layers)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, snapshot.Close()) })
+	return snapshot
+}
+
+func TestLayersMountChangeAndComeBackAsALayer(t *testing.T) {
+	ctx := context.Background()
+	store := openStore(t)
+	base := add(t, store, archive(t, dir("etc/"), file("etc/a", "1"), file("etc/b", "2"), dir("gone/"), file("gone/x", "x"), dir("again/"), file("again/y", "y")))
+	snapshot := mountOver(t, store, base)
+	at := func(name string) string { return filepath.Join(snapshot.Root, name) }
+
+	require.NoError(t, os.WriteFile(at("etc/a"), []byte("changed"), 0o600))
+	require.NoError(t, os.Remove(at("etc/b")))
+	require.NoError(t, os.RemoveAll(at("gone")))
+	require.NoError(t, os.RemoveAll(at("again")))
+	require.NoError(t, os.Mkdir(at("again"), 0o755))
+	require.NoError(t, os.WriteFile(at("again/z"), []byte("z"), 0o644))
+	require.NoError(t, os.Link(at("again/z"), at("again/zz")))
+
+	var layer bytes.Buffer
+	changed, err := snapshot.Diff(ctx, &layer, DiffOptions{})
+	require.NoError(t, err)
+	require.True(t, changed)
+	require.Equal(t, []string{".wh.gone", "again/", "again/.wh..wh..opq", "again/z", "again/zz", "etc/", "etc/.wh.b", "etc/a"}, sortedAsWritten(t, layer.Bytes()))
+
+	second := digestOf(layer.Bytes())
+	require.NoError(t, store.Adopt(ctx, snapshot, second))
+	other := openStore(t)
+	stream := archive(t, dir("etc/"), file("etc/a", "1"), file("etc/b", "2"), dir("gone/"), file("gone/x", "x"), dir("again/"), file("again/y", "y"))
+	require.Equal(t, describe(t, mountOver(t, store, base, second).Root), describe(t, mountOver(t, other, add(t, other, stream), add(t, other, layer.Bytes())).Root))
+}
+
+func TestNothingChangedIsSaid(t *testing.T) {
+	store := openStore(t)
+	snapshot := mountOver(t, store, add(t, store, archive(t, dir("a/b/"))))
+	stub := filepath.Join(snapshot.Root, "a/b/stub")
+	require.NoError(t, os.WriteFile(stub, nil, 0o600))
+	require.NoError(t, os.Remove(stub))
+	changed, err := snapshot.Diff(context.Background(), io.Discard, DiffOptions{})
+	require.NoError(t, err)
+	require.False(t, changed)
+}
+
+func sortedAsWritten(t testing.TB, stream []byte) (names []string) {
+	t.Helper()
+	for r := tar.NewReader(bytes.NewReader(stream)); ; {
+		header, err := r.Next()
+		if err == io.EOF {
+			return names
+		}
+		require.NoError(t, err)
+		names = append(names, header.Name)
+	}
+}
