@@ -61,7 +61,7 @@ func TestRunsAndTellsTheExitStatus(t *testing.T) {
 	require.Equal(t, "hello\n/made/here\n", out)
 	require.Equal(t, &sandbox.ExitError{Code: 7}, err)
 
-	_, err = shell(t, r, root, "sh -c 'kill -9 $$'")
+	_, err = shell(t, r, root, "sh -c 'kill -9 $$'; exit $?")
 	require.Equal(t, &sandbox.ExitError{Code: 137, Signal: "killed"}, err)
 
 	err = r.Run(context.Background(), root, sandbox.Command{Args: []string{"no-such"}}, Limits{})
