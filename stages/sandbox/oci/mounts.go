@@ -21,13 +21,19 @@ const maxNetworkFile = 1 << 20
 const localHosts = "127.0.0.1\tlocalhost " + hostname + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 // mounts makes the points for the command's mounts and for the files that
-// describe its network, and returns what the runtime is to mount.
-func (b *bundle) mounts(points *stubs, command sandbox.Command) ([]specs.Mount, error) {
+// describe its network, and returns what the runtime is to mount. A target below
+// "~/" lies in the home of the command's user.
+func (b *bundle) mounts(points *stubs, command sandbox.Command, home string) ([]specs.Mount, error) {
 	wanted, err := b.networkFiles(command.HostNetwork)
 	if err != nil {
 		return nil, err
 	}
-	wanted = append(wanted, command.Mounts...)
+	for _, m := range command.Mounts {
+		if rest, ok := strings.CutPrefix(m.Target, "~/"); ok {
+			m.Target = path.Join(home, rest)
+		}
+		wanted = append(wanted, m)
+	}
 	// Outer mounts go first, whatever the order they were asked for.
 	slices.SortStableFunc(wanted, func(a, b sandbox.Mount) int {
 		return cmp.Compare(strings.Count(path.Clean(a.Target), "/"), strings.Count(path.Clean(b.Target), "/"))

@@ -61,7 +61,7 @@ func (r *Runtime) Run(ctx context.Context, root string, command sandbox.Command,
 			return fmt.Errorf("run a container: %w", err)
 		}
 	}
-	mounts, err := bundle.mounts(points, command)
+	mounts, err := bundle.mounts(points, command, who.home)
 	if err != nil {
 		return fmt.Errorf("run a container: %w", err)
 	}
