@@ -142,7 +142,7 @@ func TestFailuresHaveTheirCause(t *testing.T) {
 func TestCancellationAndDeadlineAreTold(t *testing.T) {
 	both(t, func(t *testing.T, k *Kind, image string) {
 		ctx, cancel := context.WithCancelCause(context.Background())
-		a := attempt(t, pipeline.RunSpec{Image: image, Command: "echo started; sleep 1000"}, nil)
+		a := attempt(t, pipeline.RunSpec{Image: image, Command: "echo started; sleep 1000"}, &bytes.Buffer{})
 		a.Stdout = writerFunc(func([]byte) { cancel(errors.New("superseded by a newer commit")) })
 		_, err := k.Run(ctx, a)
 		require.Equal(t, pipeline.CauseCancelled, pipeline.CauseOf(err))
