@@ -162,7 +162,7 @@ func (d *diff) child(name string) error {
 // sameAsBelow tells whether the layers already show this directory with the
 // same owner, mode and attributes.
 func (d *diff) sameAsBelow(name string, stat *unix.Stat_t) (bool, error) {
-	below, err := d.snapshot.below(name)
+	below, err := d.snapshot.layers.directory(name)
 	if err != nil {
 		return false, err
 	}
@@ -197,48 +197,6 @@ func mapsEqual(a, b map[string]string) bool {
 		}
 	}
 	return true
-}
-
-// below finds the directory that the layers show under name, which is free of
-// links; empty if there is none.
-func (s *Snapshot) below(name string) (string, error) {
-	for _, layer := range s.layers {
-		at := layer
-		for rest := name; rest != ""; {
-			var component string
-			component, rest, _ = strings.Cut(rest, "/")
-			at = filepath.Join(at, component)
-			var stat unix.Stat_t
-			err := unix.Lstat(at, &stat)
-			if errors.Is(err, unix.ENOENT) {
-				at = ""
-				break
-			}
-			if err != nil {
-				return "", fmt.Errorf("stat %s: %w", at, err)
-			}
-			if stat.Mode&unix.S_IFMT != unix.S_IFDIR {
-				return "", nil // hidden from here down
-			}
-			if rest == "" {
-				continue
-			}
-			opaque, err := isOpaque(at)
-			if err != nil {
-				return "", err
-			}
-			if opaque {
-				// What is missing below it in this layer is missing altogether.
-				if _, err := os.Lstat(filepath.Join(at, rest)); err != nil {
-					return "", nil //nolint:nilerr // absent is the answer
-				}
-			}
-		}
-		if at != "" {
-			return at, nil
-		}
-	}
-	return "", nil
 }
 
 func (d *diff) append(e diffEntry) error {

@@ -23,7 +23,7 @@ type Snapshot struct {
 	Upper string
 
 	dir    string
-	layers []string // trees, top first
+	layers stack // with their corrections
 	pins   []*lock
 	owner  *lock
 	// epoch is what Diff clamped times to; Adopt has to do the same.
@@ -63,9 +63,12 @@ func (s *Store) Mount(ctx context.Context, layers []v1.Hash) (_ *Snapshot, err e
 			return nil, fmt.Errorf("make a snapshot: %w", err)
 		}
 	}
+	if err := s.stackUp(snapshot, layers); err != nil {
+		return nil, fmt.Errorf("make a snapshot: %w", err)
+	}
 	lower := snapshot.layers
 	if len(lower) == 0 {
-		lower = []string{filepath.Join(s.dir, "empty")}
+		lower = stack{filepath.Join(s.dir, "empty")}
 	}
 	if err := copyAttributes(snapshot.Upper, lower[0]); err != nil {
 		return nil, fmt.Errorf("make a snapshot: %w", err)
@@ -91,7 +94,30 @@ func (s *Store) pin(ctx context.Context, snapshot *Snapshot, layers []v1.Hash) e
 		if err := os.Chtimes(s.layerDir(id), now, now); err != nil {
 			return fmt.Errorf("layer %s is not unpacked here: %w", id, err)
 		}
-		snapshot.layers = append([]string{s.treeDir(id)}, snapshot.layers...)
+	}
+	return nil
+}
+
+// stackUp puts the layers on one another, with a correction where one needs it.
+func (s *Store) stackUp(snapshot *Snapshot, layers []v1.Hash) error {
+	for i, id := range layers {
+		r, err := readRecord(s.layerDir(id))
+		if err != nil {
+			return err
+		}
+		below, tree := snapshot.layers, s.treeDir(id)
+		snapshot.layers = append(stack{tree}, below...)
+		if len(below) == 0 || len(r.Implied) == 0 {
+			continue
+		}
+		dir := filepath.Join(snapshot.dir, fmt.Sprintf("correction-%d", i))
+		made, err := correct(tree, dir, r.Implied, below)
+		if err != nil {
+			return fmt.Errorf("layer %s: %w", id, err)
+		}
+		if made {
+			snapshot.layers = append(stack{dir}, snapshot.layers...)
+		}
 	}
 	return nil
 }
@@ -99,7 +125,7 @@ func (s *Store) pin(ctx context.Context, snapshot *Snapshot, layers []v1.Hash) e
 // mountOverlay mounts over the lower directories, top first. It names
 // directories by descriptor: that keeps a hundred layers within the one page
 // that mount options get, and needs no quoting.
-func mountOverlay(target string, lower []string, upper, work string) error {
+func mountOverlay(target string, lower stack, upper, work string) error {
 	var open []int
 	defer func() {
 		for _, fd := range open {
@@ -115,7 +141,7 @@ func mountOverlay(target string, lower []string, upper, work string) error {
 		return fmt.Sprintf("/proc/self/fd/%d", fd), nil
 	}
 	var names []string
-	for _, dir := range append([]string{upper, work}, lower...) {
+	for _, dir := range append(stack{upper, work}, lower...) {
 		at, err := name(dir)
 		if err != nil {
 			return err

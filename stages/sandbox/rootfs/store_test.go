@@ -136,3 +136,32 @@ func sortedAsWritten(t testing.TB, stream []byte) (names []string) {
 		names = append(names, header.Name)
 	}
 }
+
+func TestDirectoriesThatALayerOnlyImplies(t *testing.T) {
+	store := openStore(t)
+	tmp := dir("tmp/")
+	tmp.Mode = 0o1777
+	base := add(t, store, archive(t, tmp, dir("usr/bin/"), file("usr/bin/bash", "bash"), symlink("bin", "usr/bin"), symlink("abs", "/usr/lib"), dir("usr/lib/x/"), file("usr/lib/x/old", "old"), dir("kept/")))
+	top := add(t, store, archive(t, file("tmp/new", "1"), file("bin/foo", "foo"), file("abs/x/new", "new"), file("bin/sub/deep", "deep"), file("fresh/a", "a")))
+	replaced := add(t, store, archive(t, dir("bin/"), file("bin/only", "only")))
+
+	snapshot := mountOver(t, store, base, top)
+	read := func(name string) string {
+		raw, err := os.ReadFile(filepath.Join(snapshot.Root, name))
+		require.NoError(t, err)
+		return string(raw)
+	}
+	info, err := os.Stat(filepath.Join(snapshot.Root, "tmp"))
+	require.NoError(t, err)
+	require.Equal(t, os.ModeDir|os.ModeSticky|0o777, info.Mode())
+	link, err := os.Readlink(filepath.Join(snapshot.Root, "bin"))
+	require.NoError(t, err)
+	require.Equal(t, "usr/bin", link)
+	for name, want := range map[string]string{"usr/bin/bash": "bash", "usr/bin/foo": "foo", "usr/bin/sub/deep": "deep", "usr/lib/x/old": "old", "usr/lib/x/new": "new", "fresh/a": "a", "tmp/new": "1"} {
+		require.Equal(t, want, read(name), name)
+	}
+
+	snapshot = mountOver(t, store, base, replaced)
+	require.Equal(t, "only", read("bin/only"))
+	require.NoFileExists(t, filepath.Join(snapshot.Root, "bin/bash"))
+}
