@@ -44,7 +44,7 @@ func TestIsolation(t *testing.T) {
 		"cgroup release":     "mkdir /tmp/cg && mount -t cgroup -o rdma cgroup /tmp/cg 2>/dev/null && echo escaped",
 		"raised limit":       "ulimit -n 10000000 2>/dev/null && echo escaped",
 		"reboot":             "reboot -f 2>/dev/null && echo escaped",
-		"runtime's files":    "for fd in /proc/self/fd/*; do case $(readlink $fd) in /dev/null|pipe:*|*/fd) ;; *) echo escaped $(readlink $fd);; esac; done",
+		"runtime's files":    "for fd in /proc/self/fd/*; do case $(readlink $fd) in ''|/dev/null|pipe:*|*/fd) ;; *) echo escaped $(readlink $fd);; esac; done",
 		"privileges":         "grep -q 'NoNewPrivs:.*1' /proc/self/status || echo escaped",
 		"seccomp":            "grep -q 'Seccomp:.*2' /proc/self/status || echo escaped",
 		"capabilities":       "grep -q 'CapEff:.*00000000a80425fb' /proc/self/status || echo escaped $(grep Cap /proc/self/status)",
@@ -61,7 +61,14 @@ func TestHostNetworkOnlyWhenAsked(t *testing.T) {
 	r, root := findRuntime(t), busyboxRoot(t)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	defer listener.Close()
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		if connection, err := listener.Accept(); err == nil {
+			connection.Close()
+		}
+	}()
+	defer func() { listener.Close(); <-served }()
 	_, port, err := net.SplitHostPort(listener.Addr().String())
 	require.NoError(t, err)
 	out, err := shell(t, r, root, "nc -w 1 127.0.0.1 "+port+" </dev/null", func(c *sandbox.Command) { c.HostNetwork = true })
