@@ -118,7 +118,9 @@ func TestBadWebhooks(t *testing.T) {
 			other := bytes.ReplaceAll(body, []byte("octo/shop"), []byte("octo/else"))
 			r.Header.Set("X-Hub-Signature-256", th.forge.Sign(other))
 			r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(other)), int64(len(other))
-		}, http.StatusNotFound},
+			// Not 404: whether this server knows a repository is nobody's business
+			// who does not hold its secret.
+		}, http.StatusUnauthorized},
 		"not JSON": {func(r *http.Request) {
 			r.Header.Set("X-Hub-Signature-256", th.forge.Sign([]byte("hello")))
 			r.Body, r.ContentLength = io.NopCloser(strings.NewReader("hello")), 5

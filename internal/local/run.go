@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/tidegate-ci/tidegate/internal/feed"
 	"github.com/tidegate-ci/tidegate/internal/progress"
 	"github.com/tidegate-ci/tidegate/internal/settings"
 	"github.com/tidegate-ci/tidegate/internal/worker"
@@ -46,7 +47,7 @@ func Run(ctx context.Context, o Options) (_ journal.State, err error) {
 	}
 	// The journal outlives a cancelled ctx: the cancellation is recorded in it.
 	lasting := context.WithoutCancel(ctx)
-	records, err := sqlite.Open(lasting, filepath.Join(dir, "journal.db"), sqlite.Options{KeepRuns: keepRuns})
+	records, err := sqlite.Open(lasting, filepath.Join(dir, "journal.db"), sqlite.Options{KeepRuns: keepRuns, LogAhead: -1})
 	if err != nil {
 		return journal.State{}, err
 	}
@@ -114,44 +115,21 @@ func approveAll(ctx context.Context, e *engine.Engine, id string, o Options) err
 	return nil
 }
 
-// logBatch is how many log lines are read at a time.
-const logBatch = 500
-
 // follow shows entries and log lines as they are recorded, until watching ends
 // and all that was recorded by then is shown.
 func follow(watching context.Context, records journal.Journal, id string, changed <-chan struct{}, renderer progress.Renderer) error {
+	reader := feed.Reader{Journal: records, RunID: id}
 	ctx := context.WithoutCancel(watching)
-	var entry, line int64
-	for last := false; ; {
-		// Lines before entries: what a stage said is shown before its end is.
-		for {
-			lines, err := records.Log(ctx, id, "", line, logBatch)
-			if err != nil {
-				return fmt.Errorf("read the log: %w", err)
-			}
-			for _, l := range lines {
-				renderer.Line(l)
-				line = l.Seq
-			}
-			if len(lines) < logBatch {
-				break
-			}
-		}
-		entries, err := records.Entries(ctx, id, entry)
-		if err != nil {
-			return fmt.Errorf("read the journal: %w", err)
-		}
-		for _, e := range entries {
-			renderer.Entry(e)
-			entry = e.Seq
-		}
-		if last {
-			return nil
+	entry := func(e journal.Entry) error { renderer.Entry(e); return nil }
+	line := func(l journal.Line) error { renderer.Line(l); return nil }
+	for {
+		last := watching.Err() != nil
+		if err := reader.Next(ctx, entry, line); err != nil || last {
+			return err
 		}
 		select {
 		case <-changed:
 		case <-watching.Done():
-			last = true
 		}
 	}
 }

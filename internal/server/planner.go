@@ -15,6 +15,7 @@ import (
 	"github.com/tidegate-ci/tidegate/pipeline"
 	"github.com/tidegate-ci/tidegate/pipeline/event"
 	"github.com/tidegate-ci/tidegate/triggers/inbox"
+	"github.com/tidegate-ci/tidegate/triggers/source"
 )
 
 // planner turns events into runs.
@@ -47,6 +48,9 @@ type scheduler interface {
 // a second call makes no second run.
 func (p *planner) Handle(ctx context.Context, e event.Event) (note string, err error) {
 	runs, skipped, err := p.plan(ctx, e, nil)
+	if errors.Is(err, source.ErrNotFound) || errors.Is(err, source.ErrRefused) || errors.Is(err, source.ErrTooLarge) {
+		return "", inbox.Permanent(err)
+	}
 	if err != nil {
 		return "", err
 	}

@@ -2,8 +2,6 @@ package server
 
 import (
 	"crypto/rand"
-	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -20,20 +18,8 @@ func openTokens(data string) (*api.Tokens, error) {
 	if err != nil {
 		return nil, err
 	}
-	known, err := tokens.List()
-	if err != nil {
+	if _, err := tokens.EnsureFirst(filepath.Join(data, AdminTokenFile)); err != nil {
 		return nil, err
-	}
-	path := filepath.Join(data, AdminTokenFile)
-	if len(known) > 0 {
-		return tokens, nil
-	}
-	secret, err := tokens.Create(api.Token{Name: "admin", User: "admin", Role: api.RoleAdmin})
-	if err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(path, []byte(secret+"\n"), 0o600); err != nil {
-		return nil, fmt.Errorf("write the first token: %w", err)
 	}
 	return tokens, nil
 }

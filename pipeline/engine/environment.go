@@ -33,7 +33,7 @@ func environmentOf(w work, stage pipeline.PlannedStage, extra func(string, *pipe
 		env["TIDEGATE_BASE_BRANCH"] = p.BaseBranch
 		env["TIDEGATE_PULL_REQUEST_TITLE"] = p.Title
 	}
-	for name, value := range e.Inputs {
+	for name, value := range w.plan.Inputs {
 		env["TIDEGATE_INPUT_"+variableName(name)] = value
 	}
 	if extra != nil {

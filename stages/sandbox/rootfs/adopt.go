@@ -20,7 +20,7 @@ func (s *Store) Adopt(ctx context.Context, snapshot *Snapshot, diffID v1.Hash) e
 	if err := checkDiffID(diffID); err != nil {
 		return err
 	}
-	lock, err := acquire(ctx, s.lockPath(diffID), exclusive)
+	lock, err := acquireUnless(ctx, s.lockPath(diffID), exclusive, func() bool { return s.Has(diffID) })
 	if err != nil {
 		return fmt.Errorf("wait for layer %s: %w", diffID, err)
 	}

@@ -80,7 +80,16 @@ const (
 // acquire waits for the lock until ctx ends. It asks again and again instead of
 // blocking in the kernel, which a context could not interrupt.
 func acquire(ctx context.Context, path string, mode lockMode) (*lock, error) {
+	return acquireUnless(ctx, path, mode, func() bool { return false })
+}
+
+// acquireUnless is acquire, except that it gives up, with no lock and no error,
+// once there is no need for the lock any more.
+func acquireUnless(ctx context.Context, path string, mode lockMode, needless func() bool) (*lock, error) {
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		if needless() {
+			return nil, nil
+		}
 		held, err := tryAcquire(path, mode)
 		if !errors.Is(err, errHeld) {
 			return held, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,6 +50,7 @@ func (s *Store) Mount(ctx context.Context, layers []v1.Hash) (_ *Snapshot, err e
 			err = errors.Join(err, snapshot.Close())
 		}
 	}()
+	layers = lastOfEach(layers)
 	if err := s.pin(ctx, snapshot, layers); err != nil {
 		return nil, err
 	}
@@ -77,6 +79,18 @@ func (s *Store) Mount(ctx context.Context, layers []v1.Hash) (_ *Snapshot, err e
 		return nil, s.explain(err)
 	}
 	return snapshot, nil
+}
+
+// lastOfEach drops all but the topmost of equal layers, as old images with empty
+// layers have them. It shows and hides all that those below it did; overlayfs
+// refuses to mount one directory twice.
+func lastOfEach(layers []v1.Hash) (kept []v1.Hash) {
+	for i, id := range layers {
+		if !slices.Contains(layers[i+1:], id) {
+			kept = append(kept, id)
+		}
+	}
+	return kept
 }
 
 // pin takes hold of the layers so that no Prune removes them.

@@ -125,10 +125,8 @@ func (s *Store) Ensure(ctx context.Context, diffID v1.Hash, open func() (io.Read
 	if err := checkDiffID(diffID); err != nil {
 		return err
 	}
-	if s.Has(diffID) {
-		return nil
-	}
-	lock, err := acquire(ctx, s.lockPath(diffID), exclusive)
+	// Once the layer is here, snapshots may hold its lock for as long as they like.
+	lock, err := acquireUnless(ctx, s.lockPath(diffID), exclusive, func() bool { return s.Has(diffID) })
 	if err != nil {
 		return fmt.Errorf("wait for layer %s: %w", diffID, err)
 	}

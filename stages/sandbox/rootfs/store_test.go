@@ -165,3 +165,13 @@ func TestDirectoriesThatALayerOnlyImplies(t *testing.T) {
 	require.Equal(t, "only", read("bin/only"))
 	require.NoFileExists(t, filepath.Join(snapshot.Root, "bin/bash"))
 }
+
+func TestALayerInUseIsNotWaitedFor(t *testing.T) {
+	ctx := context.Background()
+	store := openStore(t)
+	stream := archive(t)
+	id := add(t, store, stream)
+	snapshot := mountOver(t, store, id)
+	require.NoError(t, store.Adopt(ctx, snapshot, id))
+	require.NoError(t, store.Ensure(ctx, id, opener(stream)))
+}
