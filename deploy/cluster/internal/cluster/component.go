@@ -82,5 +82,8 @@ func (c *Cluster) startComponent(ctx context.Context, name string, timeout time.
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
+	if name == render.Kubelet && c.probe(ctx, render.APIServer) == nil {
+		return c.startKubelet(ctx)
+	}
 	return c.startReady(ctx, name)
 }

@@ -196,20 +196,32 @@ func (c *Cluster) bringUp(ctx context.Context, facts machine.Facts) error {
 		second.Go(func() error { return c.startReady(ctx2, name) })
 	}
 	second.Go(func() error { return allowKubeletAPI(ctx2, api) })
-	second.Go(func() error {
-		child, err := c.start(render.Kubelet)
-		if err != nil {
-			return err
-		}
-		return c.await(ctx2, child, func(ctx context.Context) error { return nodeReady(ctx, api, c.Node, child.Started) })
-	})
+	second.Go(func() error { return c.startKubelet(ctx2) })
 	if err := second.Wait(); err != nil {
 		return err
 	}
 	if err := awaitServiceAccount(ctx, api); err != nil {
 		return err
 	}
-	c.Say("node %s is ready", c.Node)
+	return nil
+}
+
+// startKubelet starts the kubelet and waits until the API server knows its node
+// as ready: one that is only healthy has not looked at its pods yet.
+func (c *Cluster) startKubelet(ctx context.Context) error {
+	api, err := c.client()
+	if err != nil {
+		return err
+	}
+	child, err := c.start(render.Kubelet)
+	if err != nil {
+		return err
+	}
+	err = c.await(ctx, child, func(ctx context.Context) error { return nodeReady(ctx, api, c.Node, child.Started) })
+	if err != nil {
+		return err
+	}
+	c.Say("kubelet is healthy and node %s ready after %.1fs", c.Node, time.Since(child.Started).Seconds())
 	return nil
 }
 
