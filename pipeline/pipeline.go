@@ -45,8 +45,10 @@ type Triggers struct {
 	Manual      *ManualTrigger    `json:"manual,omitempty"`
 }
 
-// PushTrigger filters by branch, tag and path globs (doublestar syntax). Empty
-// lists match everything of their sort; a push of a tag matches only if Tags is set.
+// PushTrigger filters by branch, tag and path globs (doublestar syntax; one that
+// begins with ! takes back what earlier ones let in). Empty lists match
+// everything of their sort, with two exceptions: a push of a tag matches only if
+// Tags is set, and where Tags alone is set, pushes of branches do not match.
 type PushTrigger struct {
 	Branches       []string `json:"branches,omitempty"`
 	BranchesIgnore []string `json:"branches-ignore,omitempty"`
@@ -206,16 +208,21 @@ type Plan struct {
 	// ConcurrencyGroup is evaluated; empty means no group.
 	ConcurrencyGroup string `json:"concurrencyGroup,omitempty"`
 	CancelInProgress bool   `json:"cancelInProgress,omitempty"`
+	// Inputs are the values of every declared input: given, default or empty.
+	Inputs map[string]string `json:"inputs,omitempty"`
 	// Stages are in a topological order that is stable for equal input.
 	Stages []PlannedStage `json:"stages"`
 }
 
-// PlannedStage is a stage of a plan. Its specs may still hold `${{ }}` that
-// refers to outputs of stages it needs; Resolve fills those in at dispatch.
+// PlannedStage is a stage of a plan. The values in its specs and Env are still
+// templates: `${{ }}` that refers to stages it needs is filled in by Resolve at
+// dispatch, which also turns the escape `$${{` into `${{`.
 type PlannedStage struct {
 	// ID is unique in the plan: the stage's name, with matrix values appended
 	// as in "unit (race=true)", or "production/approval" for a split approval.
-	ID    string   `json:"id"`
+	ID string `json:"id"`
+	// Name is the stage's name in the file.
+	Name  string   `json:"name"`
 	Kind  KindName `json:"kind"`
 	Needs []string `json:"needs,omitempty"` // IDs
 	// When as in Stage; "false" when planning already decided against it.

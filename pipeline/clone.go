@@ -1,0 +1,46 @@
+package pipeline
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+)
+
+// clone copies the parts of a stage that hold values, so that a plan shares
+// nothing it changes with the pipeline.
+func (s Stage) clone() Stage {
+	s.Needs = slices.Clone(s.Needs)
+	s.Env = maps.Clone(s.Env)
+	s.Retry.On = slices.Clone(s.Retry.On)
+	if s.Run != nil {
+		run := *s.Run
+		run.Shell, run.Cache = slices.Clone(run.Shell), slices.Clone(run.Cache)
+		s.Run = &run
+	}
+	if s.Build != nil {
+		build := *s.Build
+		build.Args, build.Platforms = maps.Clone(build.Args), slices.Clone(build.Platforms)
+		s.Build = &build
+	}
+	if s.Deploy != nil {
+		deploy := *s.Deploy
+		deploy.Manifests = slices.Clone(deploy.Manifests)
+		if canary := deploy.Strategy.Canary; canary != nil {
+			deploy.Strategy.Canary = &CanarySpec{Steps: slices.Clone(canary.Steps)}
+		}
+		s.Deploy = &deploy
+	}
+	if s.Approve != nil {
+		approve := *s.Approve
+		approve.From = slices.Clone(approve.From)
+		s.Approve = &approve
+	}
+	return s
+}
+
+// rewrite returns a copy of the stage with every text passed through fn.
+func (s Stage) rewrite(fn rewriter) Stage {
+	out := s.clone()
+	stageShape.rewrite(reflect.ValueOf(&out).Elem(), "", fn)
+	return out
+}

@@ -1,0 +1,261 @@
+package pipeline
+
+import (
+	"regexp"
+	"time"
+)
+
+// Limits of what a pipeline may hold.
+const (
+	// MaxStages bounds the stages of a file and, with matrices expanded, of a plan.
+	MaxStages = 1000
+	// MaxMatrix bounds the combinations of one stage's matrix.
+	MaxMatrix = 256
+)
+
+const (
+	maxRetries = 10
+	maxList    = 256
+	week       = 7 * 24 * time.Hour
+	month      = 31 * 24 * time.Hour
+)
+
+var (
+	stageName   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,62}$`)
+	inputName   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,62}$`)
+	variable    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,254}$`)
+	argumentKey = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,254}$`)
+)
+
+// language is the whole pipeline file.
+var language = object{
+	name: "pipeline",
+	doc:  "A Tidegate pipeline.",
+	fields: []field{
+		{key: "version", shape: number{1, 1}, required: true, doc: "The version of the language: 1."},
+		{key: "name", shape: text{check: checkName, pattern: stageName.String()}, required: true,
+			doc: "The pipeline's name, unique in the repository; releases carry it."},
+		{key: "on", shape: triggersShape, required: true, doc: "Which events start the pipeline."},
+		{key: "concurrency", shape: concurrencyShape, doc: "Runs with the same group run one after the other."},
+		{key: "env", shape: environmentShape, doc: "Environment variables of every stage."},
+		{key: "stages", shape: stageMap{dictionary: stagesShape}, required: true, doc: "The stages, by name."},
+		{key: "finally", shape: stageMap{dictionary: finallyShape, finally: true},
+			doc: "Stages that run after all others ended, whatever happened."},
+
+		{key: "include", unsupported: "copy the stages into this file, or reuse them through YAML anchors"},
+		{key: "templates", unsupported: "reuse stages through YAML anchors and merge keys"},
+		{key: "template", unsupported: "reuse stages through YAML anchors and merge keys"},
+		{key: "inputs", unsupported: "declare inputs of runs by hand under on.manual.inputs"},
+		{key: "services", unsupported: "start what the stage needs inside its script"},
+		{key: "secrets", unsupported: "secrets are set on the server and reach trusted stages as environment variables"},
+	},
+	extensions: true,
+}
+
+var triggersShape = triggerSet{object{
+	name: "triggers",
+	doc:  "Which events start the pipeline.",
+	fields: []field{
+		{key: "push", shape: object{
+			name: "push", doc: "Pushes of branches and tags.", nullable: true,
+			fields: []field{
+				{key: "branches", shape: globs, doc: "Globs of branches; all when neither this nor tags is set."},
+				{key: "branches-ignore", shape: globs, doc: "Globs of branches that do not start the pipeline."},
+				{key: "tags", shape: globs, doc: "Globs of tags; a tag starts the pipeline only if this is set."},
+				{key: "paths", shape: globs, doc: "Globs of paths, one of which must have changed. Not applied to tags."},
+				{key: "paths-ignore", shape: globs, doc: "Globs of paths whose changes do not count. Not applied to tags."},
+			},
+		}, doc: "Pushes of branches and tags."},
+		{key: "pull_request", shape: object{
+			name: "pull_request", doc: "Pull requests opened or updated.", nullable: true,
+			fields: []field{
+				{key: "branches", shape: globs, doc: "Globs of the branches that the pull request asks to merge into."},
+				{key: "branches-ignore", shape: globs, doc: "Globs of target branches that do not start the pipeline."},
+				{key: "paths", shape: globs, doc: "Globs of paths, one of which must have changed."},
+				{key: "paths-ignore", shape: globs, doc: "Globs of paths whose changes do not count."},
+			},
+		}, doc: "Pull requests opened or updated."},
+		{key: "schedule", shape: list{item: object{
+			name: "schedule", doc: "A time table.", short: "cron",
+			fields: []field{
+				{key: "cron", shape: text{check: checkCron}, required: true, doc: "Five fields: minute, hour, day of month, month, day of week."},
+				{key: "timezone", shape: text{check: checkTimezone}, doc: "An IANA time zone such as Europe/Berlin; UTC when not set."},
+			},
+		}, single: true, min: 1, max: maxList}, doc: "Time tables."},
+		{key: "manual", shape: object{
+			name: "manual", doc: "Runs started by hand.", nullable: true,
+			fields: []field{
+				{key: "inputs", shape: dictionary{value: inputShape, keys: inputName, keyWhat: "name of an input", max: maxList},
+					doc: "Values asked for."},
+			},
+		}, doc: "Runs started by hand: tidegate run, the API, the page."},
+
+		{key: "registry", unsupported: "start the pipeline by push, schedule or by hand"},
+		{key: "release", unsupported: "use push: {tags: [\"v*\"]}"},
+		{key: "comment", unsupported: "start the pipeline by push, pull_request, schedule or by hand"},
+	},
+}}
+
+var inputShape = object{
+	name: "input", doc: "A value asked for when a run is started by hand.", nullable: true,
+	fields: []field{
+		{key: "type", shape: text{choices: []string{"string", "boolean", "number", "choice"}}, doc: "string when not set."},
+		{key: "default", shape: text{loose: true, empty: true}, doc: "The value when none is given."},
+		{key: "required", shape: boolean{}, doc: "Whether a value must be given."},
+		{key: "choices", shape: list{item: text{loose: true}, min: 1, max: maxList, unique: true}, doc: "The values of an input of type choice."},
+	},
+}
+
+var concurrencyShape = object{
+	name: "concurrency", doc: "Runs with the same group run one after the other.", short: "group",
+	fields: []field{
+		{key: "group", shape: text{mode: valueText}, required: true, doc: "The group, per repository; may hold ${{ }} with what the event says."},
+		{key: "cancel-in-progress", shape: boolean{}, doc: "Whether a new run cancels the one that runs."},
+	},
+}
+
+var globs = list{item: text{check: checkGlob}, single: true, min: 1, max: maxList}
+
+var environmentShape = dictionary{
+	value: text{mode: valueText, loose: true, empty: true, maxLen: 32 << 10},
+	keys:  variable, keyWhat: "name of an environment variable", max: maxList, keyCheck: checkVariable,
+}
+
+var stagesShape = dictionary{value: stageShape, keys: stageName, keyWhat: "name of a stage", max: MaxStages}
+
+var finallyShape = dictionary{value: stageShape, keys: stageName, keyWhat: "name of a stage", max: maxList}
+
+var stageShape = object{
+	name: "stage",
+	doc:  "A stage: exactly one of run, build and deploy, or approve alone or beside one of them.",
+	fields: []field{
+		{key: "needs", shape: list{item: text{check: checkName, pattern: stageName.String()}, single: true, max: maxList, unique: true},
+			doc: "Stages that must end before this one begins."},
+		{key: "when", shape: text{mode: conditionText, loose: true}, doc: "A CEL condition; when not set, every need must have succeeded."},
+		{key: "env", shape: environmentShape, doc: "Environment variables of this stage."},
+		{key: "matrix", shape: axes{dictionary{
+			value: list{item: text{loose: true, check: checkMatrixValue, maxLen: 128}, min: 1, max: MaxMatrix, unique: true},
+			keys:  inputName, keyWhat: "name of a matrix axis", max: 16,
+		}}, doc: "The stage runs once for each combination of these values."},
+		{key: "retry", shape: object{
+			name: "retry", doc: "How often a failed attempt is repeated.", short: "max",
+			fields: []field{
+				{key: "max", shape: number{0, maxRetries}, required: true, doc: "How many more times."},
+				{key: "on", shape: list{item: text{choices: []string{
+					string(CauseInfrastructure), string(CauseFailed), string(CauseTimeout),
+				}}, single: true, min: 1, max: 3, unique: true}, doc: "For which causes; infrastructure when not set."},
+			},
+		}, doc: "How often a failed attempt is repeated."},
+		{key: "timeout", shape: duration{time.Second, week}, doc: "How long one attempt may take; 1h when not set."},
+
+		{key: "run", into: "run.command", shape: text{mode: scriptText, maxLen: maxScriptLen}, doc: "A script. It never holds ${{ }}: use env."},
+		{key: "shell", into: "run.shell", shape: list{item: text{check: checkNoExpression}, min: 1, max: 32}, doc: `The argument vector the script is appended to; ["sh", "-e", "-c"] when not set.`},
+		{key: "image", into: "run.image", shape: text{mode: valueText, check: checkImage}, doc: "The image whose files the script sees; the host when not set."},
+		{key: "working-directory", into: "run.working-directory", shape: text{mode: valueText, check: checkPath}, doc: "Where the script runs, relative to the checkout."},
+		{key: "cache", into: "run.cache", shape: list{item: text{check: checkCachePath}, single: true, min: 1, max: 32, unique: true}, doc: "Directories kept between runs."},
+		{key: "network", into: "run.network", shape: text{choices: []string{"none", "host"}}, doc: "none (default with an image) or host."},
+
+		{key: "build", shape: buildShape, doc: "An image built from a Dockerfile."},
+		{key: "deploy", shape: deployShape, doc: "A release put into an environment."},
+		{key: "approve", shape: approveShape, doc: "Waits for a person."},
+
+		{key: "services", unsupported: "start what the stage needs inside its script"},
+		{key: "reports", unsupported: "print the report's summary in the script; the log is kept"},
+		{key: "artifacts", unsupported: "hand values on through the file $TIDEGATE_OUTPUT, or push an image"},
+		{key: "inputs", unsupported: "leave it out: the stage runs every time"},
+		{key: "template", unsupported: "reuse stages through YAML anchors and merge keys"},
+		{key: "with", unsupported: "pass values through env"},
+		{key: "secrets", unsupported: "secrets are set on the server and reach trusted stages as environment variables"},
+	},
+	rules: map[string]any{
+		"anyOf": []any{
+			map[string]any{"required": []string{"run"}},
+			map[string]any{"required": []string{"build"}},
+			map[string]any{"required": []string{"deploy"}},
+			map[string]any{"required": []string{"approve"}},
+		},
+		"not": map[string]any{"anyOf": []any{
+			map[string]any{"required": []string{"run", "build"}},
+			map[string]any{"required": []string{"run", "deploy"}},
+			map[string]any{"required": []string{"build", "deploy"}},
+		}},
+		"dependentRequired": map[string]any{
+			"shell": []string{"run"}, "image": []string{"run"}, "working-directory": []string{"run"},
+			"cache": []string{"run"}, "network": []string{"run"},
+		},
+	},
+}
+
+var buildShape = object{
+	name: "build", doc: "An image built from a Dockerfile.",
+	fields: []field{
+		{key: "push", shape: text{mode: valueText, check: checkRepository}, required: true, doc: "The repository to push to; without a host, the default registry."},
+		{key: "context", shape: text{mode: valueText, check: checkPath}, doc: "The build context, relative to the checkout; \".\" when not set."},
+		{key: "dockerfile", shape: text{mode: valueText, check: checkPath}, doc: "The Dockerfile, relative to the checkout."},
+		{key: "target", shape: text{mode: valueText}, doc: "The Dockerfile stage to build; the last when not set."},
+		{key: "args", shape: dictionary{value: text{mode: valueText, loose: true, empty: true}, keys: argumentKey, keyWhat: "name of a build argument", max: maxList}, doc: "Build arguments."},
+		{key: "platforms", shape: list{item: text{check: checkPlatform}, single: true, min: 1, max: 16, unique: true}, doc: "The platform to build for; at most one in this version."},
+		{key: "no-cache", shape: boolean{}, doc: "Whether to build every step anew."},
+
+		{key: "secrets", unsupported: "fetch what is secret in a run stage, before the build"},
+		{key: "ssh", unsupported: "fetch private sources in a run stage, before the build"},
+		{key: "cache-from", unsupported: "leave it out: layers are cached by content"},
+		{key: "cache-to", unsupported: "leave it out: layers are cached by content"},
+		{key: "sign", unsupported: "leave it out: images are not signed yet"},
+	},
+}
+
+var deployShape = object{
+	name: "deploy", doc: "A release put into an environment.",
+	fields: []field{
+		{key: "environment", shape: text{mode: valueText, check: checkLabel}, required: true, doc: "The name of the environment."},
+		{key: "manifests", shape: list{item: text{mode: valueText, check: checkPath}, single: true, min: 1, max: maxList}, required: true,
+			doc: "Files or directories of Kubernetes manifests, relative to the checkout."},
+		{key: "app", shape: text{mode: valueText, check: checkLabel}, doc: "The release's name in the environment; the pipeline's name when not set."},
+		{key: "strategy", shape: object{
+			name: "strategy", doc: "How the new release replaces the old: rolling when not set.",
+			fields: []field{
+				{key: "rolling", shape: object{name: "rolling", doc: "An update in place.", nullable: true}, doc: "An update in place."},
+				{key: "canary", shape: canaryShape, doc: "A second workload beside the stable one, in steps."},
+
+				{key: "blue-green", unsupported: "use rolling or canary"},
+				{key: "bluegreen", unsupported: "use rolling or canary"},
+			},
+			rules: map[string]any{"maxProperties": 1},
+		}, doc: "How the new release replaces the old: rolling when not set."},
+		{key: "bake", shape: duration{0, week}, doc: "How long new pods must stay good before a step counts as passed; 0 is the explicit choice not to wait."},
+		{key: "deadline", shape: duration{time.Second, week}, doc: "How long the rollout may make no progress."},
+
+		{key: "kustomize", unsupported: "render the manifests in a run stage, or list plain YAML under manifests"},
+		{key: "helm", unsupported: "render the chart in a run stage, or list plain YAML under manifests"},
+		{key: "traffic", unsupported: "leave it out: weight is set by the number of replicas"},
+		{key: "namespace", unsupported: "an environment has its namespace; set it there"},
+		{key: "cluster", unsupported: "an environment has its cluster; set it there"},
+	},
+}
+
+var canaryShape = object{
+	name: "canary", doc: "A second workload beside the stable one.",
+	fields: []field{
+		{key: "steps", shape: list{item: object{
+			name: "canary-step", doc: "A share of the new version, held for a while.",
+			fields: []field{
+				{key: "weight", shape: number{1, 100}, required: true, doc: "Percent of the new version."},
+				{key: "hold", shape: duration{0, week}, doc: "How long to stay once the pods are healthy."},
+				{key: "gates", unsupported: "leave it out: each step is gated by the health of its pods"},
+			},
+		}, min: 1, max: 100}, required: true, doc: "The steps, each with a greater weight than the one before."},
+
+		{key: "gates", unsupported: "leave it out: each step is gated by the health of its pods"},
+		{key: "traffic", unsupported: "leave it out: weight is set by the number of replicas"},
+	},
+}
+
+var approveShape = object{
+	name: "approve", doc: "Waits for a person.", nullable: true, short: "from",
+	fields: []field{
+		{key: "from", shape: list{item: text{}, single: true, max: maxList, unique: true}, doc: "Who may approve; any authenticated user when not set."},
+		{key: "timeout", shape: duration{time.Second, month}, doc: "How long to wait; 24h when not set."},
+		{key: "message", shape: text{mode: valueText}, doc: "What the person is told."},
+	},
+}
