@@ -120,7 +120,7 @@ func firstIssue(issues *cel.Issues) error {
 	}
 	first := list[0]
 	message := container.ReplaceAllString(pointer.ReplaceAllString(first.Message, ""), "")
-	message = strings.NewReplacer(stagesDone, "success()", stagesFailed, "failure()", eventTypeName, "event").Replace(message)
+	message = strings.NewReplacer(stagesDone, "success()", stagesFailed, "failure()", eventTypeName, "event", stageTypeName, "stage").Replace(message)
 	// The parser's list of expected tokens helps nobody.
 	message, _, _ = strings.Cut(message, " expecting {")
 	column := first.Location.Column()

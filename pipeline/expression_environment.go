@@ -23,6 +23,7 @@ const (
 	stagesEnded     = "@always"
 	changedFunction = "@changed"
 	eventTypeName   = "pipeline.eventView"
+	stageTypeName   = "pipeline.stageView"
 )
 
 // eventView is what expressions see of an event. Fields are never absent: what
@@ -134,7 +135,7 @@ func newEnvironment() (*cel.Env, error) {
 		cel.Variable("ref", cel.StringType),
 		cel.Variable("matrix", texts),
 		cel.Variable("inputs", texts),
-		cel.Variable("stages", cel.MapType(cel.StringType, cel.ObjectType("pipeline.stageView"))),
+		cel.Variable("stages", cel.MapType(cel.StringType, cel.ObjectType(stageTypeName))),
 		cel.Variable(stagesDone, cel.BoolType),
 		cel.Variable(stagesFailed, cel.BoolType),
 		cel.Variable(stagesEnded, cel.BoolType),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
@@ -85,7 +86,8 @@ func readYAML(file string, data []byte, problems *problemList) *node {
 	}
 	parsed, err := parseTokens(tokens)
 	if err != nil {
-		problems.add(syntaxPosition(file, err), RuleSyntax, "", "%s", syntaxMessage(err))
+		at := syntaxPosition(file, err)
+		problems.add(at, RuleSyntax, syntaxHint(data, at), "%s", syntaxMessage(err))
 		return nil
 	}
 	var documents []ast.Node
@@ -207,10 +209,38 @@ func syntaxPosition(file string, err error) Position {
 func syntaxMessage(err error) string {
 	var syntax yaml.Error
 	if errors.As(err, &syntax) {
-		return "not valid YAML: " + syntax.GetMessage()
+		return "not valid YAML: " + printable(syntax.GetMessage())
 	}
-	first, _, _ := strings.Cut(err.Error(), "\n")
-	return "not valid YAML: " + first
+	return "not valid YAML: " + printable(err.Error())
+}
+
+// syntaxHint guesses what was meant from the line that does not parse.
+func syntaxHint(data []byte, at Position) string {
+	lines := bytes.SplitN(data, []byte("\n"), at.Line+1)
+	if at.Line > len(lines) {
+		return ""
+	}
+	line := lines[at.Line-1]
+	indent := line[:len(line)-len(bytes.TrimLeft(line, " \t"))]
+	switch {
+	case bytes.ContainsRune(indent, '\t'):
+		return "indent with spaces: YAML does not allow tabs"
+	case bytes.Count(line, []byte(": ")) > 1 && !bytes.ContainsAny(line, "{\"'"):
+		return `put a value that holds ": " into quotes`
+	}
+	return ""
+}
+
+// printable makes text of the library, which may repeat the file's, fit for a
+// message: one line, no control characters.
+func printable(text string) string {
+	first, _, _ := strings.Cut(text, "\n")
+	return clip(strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, first))
 }
 
 // builder turns the library's tree into nodes.

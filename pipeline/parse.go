@@ -11,7 +11,7 @@ import (
 // an event. When something is wrong the error is an Errors with all of it; file
 // is only the name that positions carry.
 func Parse(file string, data []byte) (*Pipeline, error) {
-	d := &decoder{file: file, source: string(data), nodes: map[string]*node{}, current: noScope}
+	d := &decoder{file: file, source: string(data), nodes: map[string]*node{}, suggested: map[string]bool{}, current: noScope}
 	root := readYAML(file, data, &d.problems)
 	if root == nil {
 		return nil, d.problems.err()
@@ -51,10 +51,12 @@ type decoder struct {
 	source   string
 	problems problemList
 	nodes    map[string]*node
-	scopes   []scope
-	current  int
-	uses     []use
-	lines    []int // where each line begins in source
+	// suggested holds the paths that misspelt keys were meant to be.
+	suggested map[string]bool
+	scopes    []scope
+	current   int
+	uses      []use
+	lines     []int // where each line begins in source
 }
 
 func (d *decoder) add(at Position, rule Rule, hint, format string, args ...any) {

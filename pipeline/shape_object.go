@@ -65,6 +65,8 @@ func (s object) decode(d *decoder, n *node, path string, into reflect.Value) {
 		return
 	}
 	goStruct(into)
+	// present holds the keys that stand there, and those that a misspelt key
+	// was meant to be: one mistake makes one message.
 	present := map[string]bool{}
 	for _, pair := range n.entries {
 		key := pair.key.text
@@ -74,6 +76,8 @@ func (s object) decode(d *decoder, n *node, path string, into reflect.Value) {
 		case s.extensions && strings.HasPrefix(key, "x-"):
 			continue
 		case !known:
+			present[nearest(key, s.keys())] = true
+			d.suggested[join(path, nearest(key, s.keys()))] = true
 			d.add(pair.key.pos, RuleUnknownKey, didYouMean(key, s.keys()), "unknown key %q in %s", clip(key), nameOf(path, "the file"))
 			continue
 		case f.unsupported != "":

@@ -94,11 +94,11 @@ func (d *decoder) checkStage(path string, s *Stage, finally bool) {
 	at := d.keyAt(path)
 	var kinds []string
 	for _, kind := range []string{"run", "build", "deploy"} {
-		if d.has(path + "." + kind) {
+		if d.has(path+"."+kind) || d.suggested[path+"."+kind] {
 			kinds = append(kinds, kind)
 		}
 	}
-	approve := d.has(path + ".approve")
+	approve := d.has(path+".approve") || d.suggested[path+".approve"]
 	if d.has(path) && d.nodes[path].kind == mapNode {
 		switch {
 		case len(kinds) == 0 && !approve:
@@ -108,7 +108,7 @@ func (d *decoder) checkStage(path string, s *Stage, finally bool) {
 				"stage %q has several kinds: %s", s.Name, strings.Join(kinds, " and "))
 		}
 	}
-	if !d.has(path + ".run") {
+	if !d.has(path+".run") && !d.suggested[path+".run"] {
 		for _, key := range runKeys {
 			if d.has(path + "." + key) {
 				d.add(d.keyAt(path+"."+key), RuleKind, "remove it, or add run", "%q belongs to a script, and stage %q has no run", key, s.Name)

@@ -62,15 +62,15 @@ func (d *decoder) addExpressionError(u use, err error, p *Pipeline) {
 
 // expressionHint guesses what was meant.
 func expressionHint(message, source string, p *Pipeline) string {
+	for _, stage := range slices.Concat(p.Stages, p.Finally) {
+		if strings.Contains(stage.Name, "-") && strings.Contains(source, "stages."+stage.Name) {
+			return fmt.Sprintf("names with a dash are written stages[%q]", stage.Name)
+		}
+	}
 	var name string
 	switch {
 	case strings.HasPrefix(message, "undeclared reference to '"):
 		name, _, _ = strings.Cut(strings.TrimPrefix(message, "undeclared reference to '"), "'")
-		for _, stage := range slices.Concat(p.Stages, p.Finally) {
-			if strings.Contains(stage.Name, "-") && strings.Contains(source, "stages."+stage.Name) {
-				return fmt.Sprintf("names with a dash are written stages[%q]", stage.Name)
-			}
-		}
 		return didYouMean(name, []string{
 			"event", "ref", "matrix", "inputs", "stages", "always", "failure", "success", "changed", "slug", "has", "size", "string", "int",
 		})
@@ -94,7 +94,7 @@ func expressionHint(message, source string, p *Pipeline) string {
 		return "both sides must be true or false"
 	case strings.Contains(message, "found no matching overload for '_==_'"):
 		return "both sides must be of the same type"
-	case strings.Contains(message, "token recognition error at: '='"), strings.Contains(message, "extraneous input '='"):
+	case strings.Contains(message, "token recognition error at: '="), strings.Contains(message, "extraneous input '='"):
 		return "write == to compare"
 	case strings.Contains(message, "found no matching overload for '_+_'"):
 		return "turn numbers into text by string(…)"
