@@ -152,6 +152,7 @@ func (b *planner) bind(node *PlannedStage, s Stage, combination map[string]strin
 	if err != nil {
 		return Fail(CauseInvalid, "%s: stage %q: %w", s.Pos, node.ID, err)
 	}
+	node.Retry.On = bound.Retry.On
 	node.Env, node.Run, node.Build, node.Deploy, node.Approve = bound.Env, bound.Run, bound.Build, bound.Deploy, bound.Approve
 	for name, value := range combination {
 		if node.Env == nil {
