@@ -15,9 +15,11 @@ const (
 
 const (
 	maxRetries = 10
-	maxList    = 256
-	week       = 7 * 24 * time.Hour
-	month      = 31 * 24 * time.Hour
+	// maxExpressions bounds what a file gives the compiler of CEL to do.
+	maxExpressions = 2000
+	maxList        = 256
+	week           = 7 * 24 * time.Hour
+	month          = 31 * 24 * time.Hour
 )
 
 var (

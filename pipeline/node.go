@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -15,20 +16,11 @@ import (
 	"github.com/goccy/go-yaml/token"
 )
 
-// Limits of a pipeline file. A file is hostile until read.
-const (
-	// MaxFileSize bounds a pipeline file, in bytes.
-	MaxFileSize = 1 << 20
-	// maxDepth bounds how deep values nest.
-	maxDepth = 48
-	// maxTokens and maxKeys bound the work of the YAML parser, which is
-	// quadratic in the keys of one mapping.
-	maxTokens = 100_000
-	maxKeys   = 12_000
-	maxKeyLen = 256
-	// maxNodes bounds the values of a file with all aliases expanded.
-	maxNodes = 100_000
-)
+// MaxFileSize bounds a pipeline file, in bytes. A file is hostile until read.
+const MaxFileSize = 1 << 20
+
+// maxNodes bounds the values of a file with all aliases expanded.
+const maxNodes = 100_000
 
 type nodeKind int
 
@@ -84,6 +76,13 @@ func readYAML(file string, data []byte, problems *problemList) *node {
 		problems.add(at, RuleLimit, "split it into several pipelines under .tidegate/", "%s", what)
 		return nil
 	}
+	// Explicit keys cost the parser much and pipelines nothing.
+	if i := slices.IndexFunc(tokens, func(t *token.Token) bool { return t.Type == token.MappingKeyType }); i >= 0 {
+		at := tokenPosition(tokens[i])
+		at.File = file
+		problems.add(at, RuleSyntax, "write key: value", "the indicator ? for explicit keys is not allowed")
+		return nil
+	}
 	parsed, err := parseTokens(tokens)
 	if err != nil {
 		at := syntaxPosition(file, err)
@@ -130,51 +129,6 @@ func badText(file string, data []byte) (Position, string) {
 		rest = rest[size:]
 	}
 	return Position{}, ""
-}
-
-// tooComplex refuses input that would cost the parser too much: its recursion
-// follows the nesting, and its work grows with keys and paths.
-func tooComplex(tokens token.Tokens) (Position, string) {
-	if len(tokens) > maxTokens {
-		return tokenPosition(tokens[maxTokens]), fmt.Sprintf("the file has more than %d values", maxTokens)
-	}
-	flow, run, runLine, keys := 0, 0, 0, 0
-	for i, t := range tokens {
-		switch t.Type {
-		case token.SequenceStartType, token.MappingStartType:
-			flow++
-		case token.SequenceEndType, token.MappingEndType:
-			flow--
-		}
-		switch t.Type {
-		case token.SequenceEntryType, token.MappingKeyType, token.AnchorType, token.TagType, token.AliasType, token.DirectiveType:
-			if t.Position.Line != runLine {
-				run, runLine = 0, t.Position.Line
-			}
-			run++
-		case token.MappingValueType:
-			keys++
-			if i > 0 && len(tokens[i-1].Value) > maxKeyLen {
-				return tokenPosition(t), fmt.Sprintf("a key is longer than %d characters", maxKeyLen)
-			}
-		}
-		switch {
-		case flow > maxDepth, run > 2*maxDepth, t.Position != nil && blockDepth(t) > maxDepth:
-			return tokenPosition(t), fmt.Sprintf("values nest deeper than %d levels", maxDepth)
-		case keys > maxKeys:
-			return tokenPosition(t), fmt.Sprintf("the file has more than %d keys", maxKeys)
-		}
-	}
-	return Position{}, ""
-}
-
-// blockDepth is how deep a token that may begin a line of block structure nests.
-func blockDepth(t *token.Token) int {
-	switch t.Type {
-	case token.MappingValueType, token.SequenceEntryType:
-		return t.Position.IndentLevel
-	}
-	return 0
 }
 
 // parseTokens calls the YAML parser. It panics on some malformed input; a file

@@ -18,6 +18,11 @@ func Parse(file string, data []byte) (*Pipeline, error) {
 	}
 	p := &Pipeline{Pos: root.pos}
 	language.decode(d, root, "", reflect.ValueOf(p).Elem())
+	if len(d.uses) > maxExpressions {
+		d.add(d.uses[maxExpressions].at, RuleLimit, "compute the values once, in a script, and hand them on as outputs",
+			"the file has %d expressions; at most %d are allowed", len(d.uses), maxExpressions)
+		return nil, d.problems.err()
+	}
 	d.check(p)
 	if err := d.problems.err(); err != nil {
 		return nil, err

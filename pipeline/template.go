@@ -144,9 +144,9 @@ func joinTemplate(pieces []piece, fill func(piece) (value string, keep bool, err
 	flush := func(beforeExpression bool) {
 		value := known.String()
 		known.Reset()
-		if beforeExpression && strings.HasSuffix(value, "$") {
+		if text := strings.TrimRight(value, "$"); beforeExpression && text != value {
 			// A $ in front of ${{ would make an escape of it.
-			out.WriteString(escapeTemplate(value[:len(value)-1]) + `${{ "$" }}`)
+			out.WriteString(escapeTemplate(text) + `${{ "` + value[len(text):] + `" }}`)
 			return
 		}
 		out.WriteString(escapeTemplate(value))

@@ -81,8 +81,8 @@ func TestTwoStepsOfFillingAgree(t *testing.T) {
 		rest, err := splitTemplate(first)
 		require.NoError(t, err, first)
 		second, err := joinTemplate(rest, func(p piece) (string, bool, error) {
-			if p.expression == `"$"` {
-				return "$", false, nil
+			if dollars := strings.Trim(p.expression, `"`); strings.Trim(dollars, "$") == "" {
+				return dollars, false, nil
 			}
 			require.Equal(t, "later", p.expression)
 			return later, false, nil
@@ -90,6 +90,19 @@ func TestTwoStepsOfFillingAgree(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, unescapeTemplate(second))
 	})
+}
+
+func TestDollarsInFrontOfAnExpressionStay(t *testing.T) {
+	for _, known := range []string{"$", "$$", "$$$", "a$", "${{", "$${{$"} {
+		first, err := joinTemplate([]piece{{literal: known}, {expression: "later", isExpr: true}}, func(piece) (string, bool, error) { return "", true, nil })
+		require.NoError(t, err)
+		pieces, err := splitTemplate(first)
+		require.NoError(t, err)
+		require.Equal(t, "later", pieces[len(pieces)-1].expression)
+		value, err := fillTemplate(strings.TrimSuffix(first, "${{ later }}"), &values{event: &eventView{}})
+		require.NoError(t, err)
+		require.Equal(t, known, unescapeTemplate(value))
+	}
 }
 
 func FuzzExpression(f *testing.F) {

@@ -17,7 +17,7 @@ func (d *decoder) checkExpressions(p *Pipeline, acyclic bool) {
 		}
 	}
 	var above map[string]map[string]bool
-	if acyclic {
+	if acyclic && slices.ContainsFunc(d.uses, func(u use) bool { return strings.Contains(u.source, "stages") }) {
 		above = ancestors(p.Stages)
 	}
 	for _, u := range d.uses {
