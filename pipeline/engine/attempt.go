@@ -67,8 +67,8 @@ type work struct {
 	continued bool
 	needs     map[string]pipeline.Outputs
 	states    map[string]pipeline.StageResult // only if there is something to resolve
-	deadline  time.Duration          // what is left
-	timeout   time.Duration          // what was given, for messages
+	deadline  time.Duration                   // what is left
+	timeout   time.Duration                   // what was given, for messages
 	decisions <-chan pipeline.Decision
 	report    func(stage string, attempt int, message string)
 }
