@@ -131,7 +131,7 @@ func (s *story) startCluster(ctx context.Context) error {
 		if err := s.command(ctx, s.ClusterBinary, "up"); err != nil {
 			return fmt.Errorf("start the local Kubernetes: %w", err)
 		}
-		path, err := exec.CommandContext(ctx, s.ClusterBinary, "kubeconfig").Output()
+		path, err := exec.CommandContext(ctx, s.ClusterBinary, "kubeconfig", "--path").Output()
 		if err != nil {
 			return fmt.Errorf("ask for the local cluster's kubeconfig: %w", err)
 		}
