@@ -1,0 +1,401 @@
+package layer
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+	"syscall"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/tidegate-ci/tidegate/stages/image/ignore"
+)
+
+// Item is a file that a COPY or ADD takes, before it is known where it goes.
+type Item struct {
+	// Path is where the tree has it.
+	Path string
+	// Target is where it goes, relative to the destination directory. It is ""
+	// for a directory whose content alone is copied.
+	Target string
+	// Top is set for what a source pattern itself named.
+	Top bool
+	Node
+	Size int64
+	// Digest is of the content of a regular file.
+	Digest v1.Hash
+	// stamp is what tells that the file has not changed since it was hashed.
+	stamp stamp
+}
+
+// stamp changes whenever a file's content may have.
+type stamp struct {
+	Size, Modified, Changed int64
+	Inode                   uint64
+}
+
+// Selector picks files of a tree.
+type Selector struct {
+	Tree *Tree
+	// Ignore leaves files of the tree out, Exclude such below a source.
+	Ignore, Exclude *ignore.Matcher
+	// Parents keeps the directories that lead to a source.
+	Parents bool
+	// Where names the tree in messages, such as "the build context".
+	Where string
+}
+
+// NotFoundError says that a source names nothing.
+type NotFoundError struct {
+	Source, Where string
+	// Ignored is set when it is there, but left out by an ignore file.
+	Ignored bool
+}
+
+func (e *NotFoundError) Error() string {
+	if e.Ignored {
+		return fmt.Sprintf("%q is left out of %s by .dockerignore: change that file to use it", e.Source, e.Where)
+	}
+	return fmt.Sprintf("%q is not in %s: check the path, which is relative to its root", e.Source, e.Where)
+}
+
+// Select gives the files that the sources name. A pattern that matches nothing
+// selects nothing; a plain name that is not there is a *NotFoundError.
+func (s *Selector) Select(ctx context.Context, sources []string) ([]Item, error) {
+	var items []Item
+	for _, source := range sources {
+		var err error
+		if items, err = s.source(ctx, items, source); err != nil {
+			return nil, err
+		}
+	}
+	return items, nil
+}
+
+func (s *Selector) source(ctx context.Context, items []Item, source string) ([]Item, error) {
+	base, pattern := "", cleanName(source)
+	if s.Parents {
+		if before, after, ok := strings.Cut(source, "/./"); ok {
+			base, pattern = cleanName(before), cleanName(after)
+		}
+	}
+	full := path.Join(base, pattern)
+	var matches []string
+	plain := !hasWildcard(full)
+	if plain {
+		full = unescape(full)
+		matches = []string{full}
+	} else {
+		var err error
+		if matches, err = s.glob(ctx, full); err != nil {
+			return nil, fmt.Errorf("%q: %w", source, err)
+		}
+	}
+	for _, match := range matches {
+		selected, err := s.match(ctx, items, match, base)
+		var missing *NotFoundError
+		switch {
+		case errors.As(err, &missing) && !plain:
+			continue
+		case errors.As(err, &missing):
+			missing.Source = source
+			return nil, err
+		case err != nil:
+			return nil, err
+		}
+		items = selected
+	}
+	return items, nil
+}
+
+func hasWildcard(pattern string) bool {
+	for i := 0; i < len(pattern); i++ {
+		switch pattern[i] {
+		case '\\':
+			i++
+		case '*', '?', '[':
+			return true
+		}
+	}
+	return false
+}
+
+func unescape(pattern string) string {
+	if !strings.Contains(pattern, `\`) {
+		return pattern
+	}
+	var b strings.Builder
+	for i := 0; i < len(pattern); i++ {
+		if pattern[i] == '\\' && i+1 < len(pattern) {
+			i++
+		}
+		b.WriteByte(pattern[i])
+	}
+	return b.String()
+}
+
+// glob expands a pattern, component by component. Directories on the way may be
+// symbolic links; the names stay as written.
+func (s *Selector) glob(ctx context.Context, pattern string) ([]string, error) {
+	found := []string{""}
+	components := strings.Split(pattern, "/")
+	for i, component := range components {
+		var next []string
+		for _, dir := range found {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			if !hasWildcard(component) {
+				next = append(next, path.Join(dir, unescape(component)))
+				continue
+			}
+			if component == "**" && s.Parents {
+				below, err := s.directoriesBelow(ctx, dir)
+				if err != nil {
+					return nil, err
+				}
+				next = append(next, below...)
+				if i == len(components)-1 {
+					next = next[:len(next)-len(below)]
+					next = append(next, dir)
+				}
+				continue
+			}
+			names, err := s.names(dir)
+			if err != nil {
+				return nil, err
+			}
+			for _, name := range names {
+				ok, err := path.Match(component, name)
+				if err != nil {
+					return nil, err
+				}
+				if ok {
+					next = append(next, path.Join(dir, name))
+				}
+			}
+		}
+		found = next
+	}
+	return found, nil
+}
+
+func (s *Selector) directoriesBelow(ctx context.Context, dir string) ([]string, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	all := []string{dir}
+	names, err := s.names(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		child := path.Join(dir, name)
+		if info, err := s.Tree.Lstat(child); err == nil && info.IsDir() {
+			below, err := s.directoriesBelow(ctx, child)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, below...)
+		}
+	}
+	return all, nil
+}
+
+// names lists a directory that may be reached through links; what is no
+// directory holds nothing.
+func (s *Selector) names(dir string) ([]string, error) {
+	resolved, err := s.Tree.Resolve(dir)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrLinks) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	names, err := s.Tree.Names(resolved)
+	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return names, err
+}
+
+// state tells whether a path is ignored, by way of its directories.
+func (s *Selector) state(name string) (bool, ignore.State, error) {
+	var state ignore.State
+	if name == "" {
+		return false, state, nil
+	}
+	ignored := false
+	for i := 0; i <= len(name); i++ {
+		if i < len(name) && name[i] != '/' {
+			continue
+		}
+		var err error
+		if ignored, state, err = s.Ignore.Match(name[:i], state); err != nil {
+			return false, state, err
+		}
+	}
+	return ignored, state, nil
+}
+
+func (s *Selector) match(ctx context.Context, items []Item, match, base string) ([]Item, error) {
+	resolved, err := s.Tree.Resolve(match)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &NotFoundError{Source: match, Where: s.Where}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up %q in %s: %w", match, s.Where, err)
+	}
+	info, err := s.Tree.Lstat(resolved)
+	if err != nil {
+		return nil, fmt.Errorf("look up %q in %s: %w", match, s.Where, err)
+	}
+	ignored, state, err := s.state(resolved)
+	if err != nil {
+		return nil, err
+	}
+	if ignored && (!info.IsDir() || !s.Ignore.MayReturn(resolved)) {
+		return nil, &NotFoundError{Source: match, Where: s.Where, Ignored: true}
+	}
+	target := path.Base(match)
+	if info.IsDir() {
+		target = ""
+	}
+	if s.Parents {
+		target = strings.TrimPrefix(strings.TrimPrefix(match, base), "/")
+		if items, err = s.leading(items, base, target); err != nil {
+			return nil, err
+		}
+	}
+	if info.IsDir() {
+		return s.walk(ctx, items, Item{Path: resolved, Target: target, Top: true}, "", info, state, ignore.State{}, ignored)
+	}
+	if out, _, err := s.Exclude.Match(path.Base(match), ignore.State{}); err != nil || out {
+		return items, err
+	}
+	item, ok, err := s.item(resolved, target, info)
+	if err != nil || !ok {
+		return items, err
+	}
+	item.Top = true
+	return append(items, item), nil
+}
+
+// leading adds the directories between base and target, with their own modes.
+func (s *Selector) leading(items []Item, base, target string) ([]Item, error) {
+	for i := 0; i < len(target); i++ {
+		if target[i] != '/' {
+			continue
+		}
+		resolved, err := s.Tree.Resolve(path.Join(base, target[:i]))
+		if err != nil {
+			return nil, err
+		}
+		info, err := s.Tree.Lstat(resolved)
+		if err != nil {
+			return nil, err
+		}
+		item, _, err := s.item(resolved, target[:i], info)
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, item)
+	}
+	return items, nil
+}
+
+// walk adds a directory and all below it. An ignored directory is only added
+// when something below it is not ignored.
+func (s *Selector) walk(ctx context.Context, items []Item, dir Item, below string, info fs.FileInfo, state, excluded ignore.State, ignored bool) ([]Item, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	self, _, err := s.item(dir.Path, dir.Target, info)
+	if err != nil {
+		return nil, err
+	}
+	self.Top = dir.Top
+	at := len(items)
+	items = append(items, self)
+	names, err := s.Tree.Names(dir.Path)
+	if err != nil {
+		return nil, fmt.Errorf("read directory %q of %s: %w", dir.Path, s.Where, err)
+	}
+	for _, name := range names {
+		child := path.Join(dir.Path, name)
+		info, err := s.Tree.Lstat(child)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // gone since it was listed
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read %q of %s: %w", child, s.Where, err)
+		}
+		childIgnored, childState, err := s.Ignore.Match(child, state)
+		if err != nil {
+			return nil, err
+		}
+		relative := path.Join(below, name)
+		out, outState, err := s.Exclude.Match(relative, excluded)
+		if err != nil {
+			return nil, err
+		}
+		if info.IsDir() {
+			if (childIgnored && !s.Ignore.MayReturn(child)) || (out && !s.Exclude.MayReturn(relative)) {
+				continue
+			}
+			items, err = s.walk(ctx, items, Item{Path: child, Target: path.Join(dir.Target, name)}, relative, info, childState, outState, childIgnored || out)
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if childIgnored || out {
+			continue
+		}
+		item, ok, err := s.item(child, path.Join(dir.Target, name), info)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			items = append(items, item)
+		}
+	}
+	if len(items) > maxEntries {
+		return nil, fmt.Errorf("%s has more than %d files: leave some out with .dockerignore", s.Where, maxEntries)
+	}
+	if ignored && !dir.Top && len(items) == at+1 {
+		items = items[:at]
+	}
+	return items, nil
+}
+
+// item describes a file; false for one that no image can hold, such as a socket.
+func (s *Selector) item(name, target string, info fs.FileInfo) (Item, bool, error) {
+	flag, ok := TarType(info.Mode())
+	if !ok || flag == tar.TypeChar || flag == tar.TypeBlock {
+		return Item{}, false, nil
+	}
+	item := Item{Path: name, Target: target, Node: Node{Type: flag, Mode: ModeBits(info.Mode())}}
+	stat, isStat := info.Sys().(*syscall.Stat_t)
+	if isStat {
+		item.stamp = stamp{Size: info.Size(), Modified: info.ModTime().UnixNano(), Changed: stat.Ctim.Nano(), Inode: stat.Ino}
+		if s.Tree.KeepOwner {
+			item.UID, item.GID = int(stat.Uid), int(stat.Gid)
+		}
+	}
+	switch flag {
+	case tar.TypeReg:
+		item.Size = info.Size()
+	case tar.TypeSymlink:
+		link, err := s.Tree.Readlink(name)
+		if err != nil {
+			return Item{}, false, fmt.Errorf("read link %q of %s: %w", name, s.Where, err)
+		}
+		item.Link, item.Mode = link, 0o777
+	}
+	return item, true, nil
+}

@@ -1,0 +1,400 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sync/errgroup"
+)
+
+// uploads is how many blobs go up at once.
+const uploads = 4
+
+// Upload is a blob to push.
+type Upload struct {
+	v1.Descriptor
+	// Open gives the content from an offset.
+	Open func(ctx context.Context, offset int64) (io.ReadCloser, error)
+	// Found is where the blob is known to be; on the same registry it is mounted
+	// from there. The zero value means nowhere.
+	Found name.Repository
+}
+
+// Push is an image to push.
+type Push struct {
+	Repository name.Repository
+	// Tags are set to the image; without any it is pushed by digest alone.
+	Tags      []string
+	Manifest  []byte
+	MediaType types.MediaType
+	// Blobs are the configuration and the layers.
+	Blobs []Upload
+	// Progress is told what happens to a blob: how many bytes went up since the
+	// last call; nil is fine. It is called by several goroutines.
+	Progress func(digest v1.Hash, bytes int64)
+}
+
+// Pushed is what a push did.
+type Pushed struct {
+	Digest v1.Hash
+	// Uploaded, Mounted and Present count blobs.
+	Uploaded, Mounted, Present int64
+	// Bytes went up.
+	Bytes int64
+}
+
+// Push puts an image into a repository, with the least that has to be sent.
+func (c *Client) Push(ctx context.Context, push Push) (Pushed, error) {
+	digest, _, err := v1.SHA256(bytes.NewReader(push.Manifest))
+	if err != nil {
+		return Pushed{}, err
+	}
+	p := &pusher{client: c, push: push, digest: digest}
+	targets := push.Tags
+	if len(targets) == 0 {
+		targets = []string{digest.String()}
+	}
+	missing, err := p.missing(ctx, targets)
+	if err != nil {
+		return Pushed{}, fmt.Errorf("push to %s: %w", push.Repository, err)
+	}
+	if len(missing) > 0 {
+		if err := p.blobs(ctx); err != nil {
+			return Pushed{}, fmt.Errorf("push to %s: %w", push.Repository, err)
+		}
+	}
+	for _, target := range missing {
+		if err := c.do(ctx, func() error { return p.putManifest(ctx, target) }); err != nil {
+			return Pushed{}, fmt.Errorf("push to %s: %w", push.Repository, err)
+		}
+	}
+	return Pushed{
+		Digest: digest, Uploaded: p.uploaded.Load(), Mounted: p.mounted.Load(), Present: p.present.Load(), Bytes: p.bytes.Load(),
+	}, nil
+}
+
+type pusher struct {
+	client                     *Client
+	push                       Push
+	digest                     v1.Hash
+	uploaded, mounted, present atomic.Int64
+	bytes                      atomic.Int64
+}
+
+func (p *pusher) session(ctx context.Context) (*session, error) {
+	var mounts []name.Repository
+	seen := map[string]bool{p.push.Repository.Name(): true}
+	for _, blob := range p.push.Blobs {
+		if p.mountable(blob) && !seen[blob.Found.Name()] {
+			seen[blob.Found.Name()] = true
+			mounts = append(mounts, blob.Found)
+		}
+	}
+	return p.client.pusher(ctx, p.push.Repository, mounts)
+}
+
+func (p *pusher) mountable(blob Upload) bool {
+	return blob.Found.RepositoryStr() != "" && blob.Found.RegistryStr() == p.push.Repository.RegistryStr()
+}
+
+// missing gives the tags that do not mean this image yet.
+func (p *pusher) missing(ctx context.Context, targets []string) ([]string, error) {
+	var missing []string
+	for _, target := range targets {
+		err := p.client.do(ctx, func() error {
+			s, err := p.session(ctx)
+			if err != nil {
+				return err
+			}
+			found, err := s.head(ctx, target, p.client)
+			if NotFound(err) || (err == nil && found != p.digest) {
+				missing = append(missing, target)
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return missing, nil
+}
+
+func (p *pusher) blobs(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(uploads)
+	seen := map[v1.Hash]bool{}
+	for _, blob := range p.push.Blobs {
+		if seen[blob.Digest] {
+			continue
+		}
+		seen[blob.Digest] = true
+		group.Go(func() error {
+			if err := p.blob(ctx, blob); err != nil {
+				return fmt.Errorf("blob %s: %w", blob.Digest, err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// transfer is one blob on its way up.
+type transfer struct {
+	*pusher
+	blob     Upload
+	location string // of the upload session; empty when there is none
+	offset   int64  // how much the registry has
+	tries    attempts
+}
+
+func (p *pusher) blob(ctx context.Context, blob Upload) error {
+	t := &transfer{pusher: p, blob: blob, tries: attempts{retry: p.client.options.Retry}}
+	for {
+		done, err := t.step(ctx)
+		if done {
+			return nil
+		}
+		if err == nil {
+			continue
+		}
+		if err := t.tries.next(ctx, err); err != nil {
+			return err
+		}
+		t.resume(ctx)
+	}
+}
+
+// step asks whether the blob is there, or opens an upload, or sends it.
+func (t *transfer) step(ctx context.Context) (done bool, err error) {
+	s, err := t.session(ctx)
+	if err != nil {
+		return false, err
+	}
+	if t.location != "" {
+		return t.send(ctx, s)
+	}
+	found, err := t.exists(ctx, s)
+	if err != nil {
+		return false, err
+	}
+	if found {
+		t.present.Add(1)
+		return true, nil
+	}
+	mounted, err := t.begin(ctx, s)
+	if mounted {
+		t.mounted.Add(1)
+	}
+	return mounted, err
+}
+
+func (t *transfer) exists(ctx context.Context, s *session) (bool, error) {
+	response, err := t.request(ctx, s, http.MethodHead, s.url("blobs/%s", t.blob.Digest), nil, -1, "")
+	if err != nil {
+		return false, err
+	}
+	defer response.Body.Close() //nolint:errcheck // only read from
+	switch response.StatusCode {
+	case http.StatusOK:
+		return true, nil
+	case http.StatusNotFound:
+		return false, nil
+	}
+	return false, statusError(response, t.client.options.Retry.Now())
+}
+
+func (t *transfer) begin(ctx context.Context, s *session) (mounted bool, err error) {
+	at := s.url("blobs/uploads/")
+	if t.mountable(t.blob) && t.blob.Found.Name() != t.push.Repository.Name() {
+		at += "?" + url.Values{"mount": {t.blob.Digest.String()}, "from": {t.blob.Found.RepositoryStr()}}.Encode()
+	}
+	response, err := t.request(ctx, s, http.MethodPost, at, nil, 0, "")
+	if err != nil {
+		return false, err
+	}
+	defer response.Body.Close() //nolint:errcheck // only read from
+	switch response.StatusCode {
+	case http.StatusCreated:
+		return true, nil
+	case http.StatusAccepted:
+		t.offset = 0
+		return false, t.follow(response)
+	}
+	return false, statusError(response, t.client.options.Retry.Now())
+}
+
+// follow takes the upload's next address from an answer.
+func (t *transfer) follow(response *http.Response) error {
+	location, err := response.Location()
+	if err != nil {
+		return &permanentError{fmt.Errorf("%s %s: the answer has no Location: %w", response.Request.Method, response.Request.URL.Path, err)}
+	}
+	t.location = location.String()
+	return nil
+}
+
+func (t *transfer) send(ctx context.Context, s *session) (done bool, err error) {
+	if t.offset > 0 {
+		// The rest of an upload that broke: appended, then finished.
+		if t.offset < t.blob.Size {
+			if err := t.append(ctx, s); err != nil {
+				return false, err
+			}
+		}
+		return t.finish(ctx, s, nil, 0)
+	}
+	content, err := t.open(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer content.Close() //nolint:errcheck // only read from
+	return t.finish(ctx, s, content, t.blob.Size)
+}
+
+func (t *transfer) open(ctx context.Context) (*counted, error) {
+	content, err := t.blob.Open(ctx, t.offset)
+	if err != nil {
+		return nil, &permanentError{err}
+	}
+	return &counted{ReadCloser: content, transfer: t}, nil
+}
+
+type counted struct {
+	io.ReadCloser
+	transfer *transfer
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.transfer.bytes.Add(int64(n))
+	if n > 0 && c.transfer.push.Progress != nil {
+		c.transfer.push.Progress(c.transfer.blob.Digest, int64(n))
+	}
+	return n, err
+}
+
+func (t *transfer) append(ctx context.Context, s *session) error {
+	content, err := t.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer content.Close() //nolint:errcheck // only read from
+	window := fmt.Sprintf("%d-%d", t.offset, t.blob.Size-1)
+	response, err := t.request(ctx, s, http.MethodPatch, t.location, content, t.blob.Size-t.offset, window)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close() //nolint:errcheck // only read from
+	if response.StatusCode != http.StatusAccepted {
+		return statusError(response, t.client.options.Retry.Now())
+	}
+	t.offset = t.blob.Size
+	return t.follow(response)
+}
+
+func (t *transfer) finish(ctx context.Context, s *session, content io.Reader, size int64) (bool, error) {
+	u, err := url.Parse(t.location)
+	if err != nil {
+		return false, &permanentError{fmt.Errorf("upload address: %w", err)}
+	}
+	query := u.Query()
+	query.Set("digest", t.blob.Digest.String())
+	u.RawQuery = query.Encode()
+	response, err := t.request(ctx, s, http.MethodPut, u.String(), content, size, "")
+	if err != nil {
+		return false, err
+	}
+	defer response.Body.Close() //nolint:errcheck // only read from
+	if response.StatusCode != http.StatusCreated && response.StatusCode != http.StatusNoContent {
+		return false, statusError(response, t.client.options.Retry.Now())
+	}
+	t.uploaded.Add(1)
+	return true, nil
+}
+
+// resume asks how much of a broken upload the registry has. When it does not
+// say, the next step starts from the beginning.
+func (t *transfer) resume(ctx context.Context) {
+	if t.location == "" {
+		return
+	}
+	at := t.location
+	t.location = ""
+	s, err := t.session(ctx)
+	if err != nil {
+		return
+	}
+	response, err := t.request(ctx, s, http.MethodGet, at, nil, -1, "")
+	if err != nil {
+		return
+	}
+	defer response.Body.Close() //nolint:errcheck // only read from
+	if response.StatusCode != http.StatusNoContent && response.StatusCode != http.StatusOK && response.StatusCode != http.StatusAccepted {
+		return
+	}
+	_, last, ok := strings.Cut(response.Header.Get("Range"), "-")
+	end, err := strconv.ParseInt(last, 10, 64)
+	if !ok || err != nil || end < 1 || end >= t.blob.Size {
+		// 0-0 is what registries say for nothing as well as for one byte.
+		return
+	}
+	if end+1 > t.offset {
+		t.tries.progressed()
+	}
+	t.offset = end + 1
+	if t.follow(response) != nil {
+		t.location = at
+	}
+}
+
+func (t *transfer) request(ctx context.Context, s *session, method, at string, body io.Reader, size int64, window string) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, method, at, body)
+	if err != nil {
+		return nil, &permanentError{err}
+	}
+	if size >= 0 {
+		request.ContentLength = size
+	}
+	if body != nil {
+		request.Header.Set("Content-Type", "application/octet-stream")
+	}
+	if window != "" {
+		request.Header.Set("Content-Range", window)
+	}
+	return s.client.Do(request)
+}
+
+func (p *pusher) putManifest(ctx context.Context, target string) error {
+	s, err := p.session(ctx)
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPut, s.url("manifests/%s", target), bytes.NewReader(p.push.Manifest))
+	if err != nil {
+		return &permanentError{err}
+	}
+	request.Header.Set("Content-Type", string(p.push.MediaType))
+	response, err := s.client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close() //nolint:errcheck // only read from
+	if response.StatusCode != http.StatusCreated && response.StatusCode != http.StatusOK && response.StatusCode != http.StatusAccepted {
+		return statusError(response, p.client.options.Retry.Now())
+	}
+	if got := response.Header.Get("Docker-Content-Digest"); got != "" && got != p.digest.String() {
+		return &permanentError{fmt.Errorf("the registry stored the manifest as %s instead of %s", printable(got), p.digest)}
+	}
+	return nil
+}

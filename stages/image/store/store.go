@@ -1,0 +1,203 @@
+// Package store keeps what builds made on this machine: blobs by digest, and
+// records by key that say which blob answers it. Any number of processes may
+// use one store at once, and one that is killed leaves nothing that matters:
+// files appear whole or not at all.
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// DefaultMaxBytes bounds the blobs and records of a store that sets no bound.
+const DefaultMaxBytes = 20 << 30
+
+// maxRecord bounds a record read back, in bytes; tables of contents are the largest.
+const maxRecord = 256 << 20
+
+// Store is a directory of blobs and records.
+type Store struct {
+	dir      string
+	maxBytes int64
+	now      func() time.Time
+}
+
+// Options tune a store. The zero value is good.
+type Options struct {
+	// MaxBytes is the cap on blobs and records together; 0 means DefaultMaxBytes.
+	MaxBytes int64
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Open uses dir, which is made if it does not exist.
+func Open(dir string, options Options) (*Store, error) {
+	s := &Store{dir: dir, maxBytes: options.MaxBytes, now: options.Now}
+	if s.maxBytes <= 0 {
+		s.maxBytes = DefaultMaxBytes
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	for _, sub := range []string{blobsDir, recordsDir, sessionsDir, cachesDir} {
+		// Layers hold what the context holds: no business of other users.
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
+			return nil, fmt.Errorf("open build cache: %w", err)
+		}
+	}
+	return s, nil
+}
+
+const (
+	blobsDir    = "blobs"
+	recordsDir  = "records"
+	sessionsDir = "sessions"
+	cachesDir   = "caches"
+)
+
+// Dir is where the store is.
+func (s *Store) Dir() string { return s.dir }
+
+func (s *Store) blobPath(digest v1.Hash) string {
+	return filepath.Join(s.dir, blobsDir, digest.Algorithm+"-"+digest.Hex)
+}
+
+func (s *Store) recordPath(kind string, key v1.Hash) string {
+	return filepath.Join(s.dir, recordsDir, kind+"-"+key.Hex)
+}
+
+// Has tells whether a blob of that size is here, and marks it used.
+func (s *Store) Has(digest v1.Hash, size int64) bool {
+	path := s.blobPath(digest)
+	info, err := os.Stat(path)
+	if err != nil || info.Size() != size {
+		return false
+	}
+	s.touch(path)
+	return true
+}
+
+// Blob opens a blob. The error is fs.ErrNotExist when it is not here.
+func (s *Store) Blob(digest v1.Hash) (*os.File, error) {
+	file, err := os.Open(s.blobPath(digest))
+	if err != nil {
+		return nil, fmt.Errorf("open cached blob: %w", err)
+	}
+	s.touch(file.Name())
+	return file, nil
+}
+
+// Record reads what was kept for a key into value; false when there is nothing.
+// A record that cannot be read is as good as none.
+func (s *Store) Record(kind string, key v1.Hash, value any) (bool, error) {
+	path := s.recordPath(kind, key)
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read build cache: %w", err)
+	}
+	defer file.Close() //nolint:errcheck // only read from
+	if err := json.NewDecoder(io.LimitReader(file, maxRecord)).Decode(value); err != nil {
+		return false, nil //nolint:nilerr // a broken record is a miss
+	}
+	s.touch(path)
+	return true, nil
+}
+
+// touch marks a file used. Failing to is harmless: it is only evicted earlier.
+func (s *Store) touch(path string) {
+	now := s.now()
+	_ = os.Chtimes(path, now, now) // see above
+}
+
+// Put keeps value under key.
+func (session *Session) Put(kind string, key v1.Hash, value any) error {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("encode record: %w", err)
+	}
+	return session.place(session.store.recordPath(kind, key), data)
+}
+
+// PutBlob keeps a small blob whose digest the caller has checked.
+func (session *Session) PutBlob(digest v1.Hash, data []byte) error {
+	return session.place(session.store.blobPath(digest), data)
+}
+
+func (session *Session) place(path string, data []byte) error {
+	file, err := session.Temporary()
+	if err != nil {
+		return err
+	}
+	defer file.Discard()
+	if _, err := file.Write(data); err != nil {
+		return fmt.Errorf("write build cache: %w", err)
+	}
+	return file.place(path)
+}
+
+// Temporary makes a file that vanishes with the session unless it is kept.
+func (session *Session) Temporary() (*Temporary, error) {
+	file, err := os.CreateTemp(session.dir, "blob-")
+	if err != nil {
+		return nil, fmt.Errorf("write build cache: %w", err)
+	}
+	return &Temporary{File: file, session: session}, nil
+}
+
+// Temporary is a blob being written.
+type Temporary struct {
+	*os.File
+	session *Session
+	kept    bool
+}
+
+// Keep makes the file the blob of that digest, which the caller has computed
+// from what was written.
+func (t *Temporary) Keep(digest v1.Hash) error {
+	return t.place(t.session.store.blobPath(digest))
+}
+
+func (t *Temporary) place(path string) error {
+	info, err := t.Stat()
+	if err != nil {
+		return fmt.Errorf("write build cache: %w", err)
+	}
+	if err := t.Close(); err != nil {
+		return fmt.Errorf("write build cache: %w", err)
+	}
+	if err := t.session.reserve(info.Size()); err != nil {
+		return err
+	}
+	// No fsync: after a power cut a file may be short or empty, which the size
+	// in its record or the digest at upload gives away.
+	if err := os.Rename(t.Name(), path); err != nil {
+		return fmt.Errorf("write build cache: %w", err)
+	}
+	t.kept = true
+	return nil
+}
+
+// Discard removes the file unless it was kept.
+func (t *Temporary) Discard() {
+	if !t.kept {
+		_ = t.Close()           // may be closed already
+		_ = os.Remove(t.Name()) // the session's end removes it otherwise
+	}
+}
+
+// Begin starts a session: what is used from now on stays until End.
+func (s *Store) Begin(ctx context.Context) (*Session, error) {
+	return begin(ctx, s)
+}
