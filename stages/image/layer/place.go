@@ -3,6 +3,7 @@ package layer
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"path"
@@ -17,6 +18,9 @@ type Placement struct {
 	UID, GID int
 
 	entries map[string]*Entry
+	// placed describes entries as a layer above View.
+	placed  *Table
+	cursors []*cursor
 }
 
 // Destination is where files go.
@@ -35,7 +39,10 @@ func (p *Placement) Entries() []Entry {
 	for name := range p.entries {
 		names = append(names, name)
 	}
-	slices.SortFunc(names, compareNames)
+	slices.SortFunc(names, func(a, b string) int {
+		x, y := p.entries[a], p.entries[b]
+		return cmp.Or(cmp.Compare(x.archive, y.archive), cmp.Compare(x.index, y.index), compareNames(a, b))
+	})
 	entries := make([]Entry, 0, len(names))
 	for _, name := range names {
 		entries = append(entries, *p.entries[name])
@@ -70,9 +77,11 @@ func (p *Placement) lookup(name string) (Node, bool) {
 func (p *Placement) put(e Entry) {
 	if p.entries == nil {
 		p.entries = map[string]*Entry{}
+		p.placed = newTable()
 	}
 	if e.Name != "" {
 		p.entries[e.Name] = &e
+		p.placed.Nodes[e.Name] = e.Node
 	}
 }
 

@@ -72,6 +72,10 @@ type Entry struct {
 	Xattrs map[string]string
 	// Open gives the content of a regular file; nil for an empty one.
 	Open func() (io.ReadCloser, error)
+	// archive and index say where in which archive the content is; files of
+	// archives come last in a layer, in the archive's order, so that it is read
+	// in one pass.
+	archive, index int
 }
 
 // Writer turns a tar stream into a stored layer.

@@ -14,8 +14,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// historyComment marks history entries that were made here.
-const historyComment = "tidegate"
+// HistoryComment marks the history entries a plan adds to those of the base.
+const HistoryComment = "tidegate"
 
 // walker carries a stage while its instructions are gone through.
 type walker struct {
@@ -118,7 +118,7 @@ func (w *walker) ranges() []parser.Range {
 
 func (w *walker) history(layer bool, text string) {
 	w.stage.Config.History = append(w.stage.Config.History, ocispec.History{
-		CreatedBy: text, Comment: historyComment, EmptyLayer: !layer,
+		CreatedBy: text, Comment: HistoryComment, EmptyLayer: !layer,
 	})
 }
 

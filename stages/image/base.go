@@ -1,0 +1,181 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"sync"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidegate-ci/tidegate/stages/image/layer"
+	"github.com/tidegate-ci/tidegate/stages/image/plan"
+	"github.com/tidegate-ci/tidegate/stages/image/progress"
+	"github.com/tidegate-ci/tidegate/stages/image/registry"
+)
+
+// imageSet are the images a build uses, each resolved once.
+type imageSet struct {
+	execution *execution
+	resolved  onceMap[string, *registry.Image]
+}
+
+// resolutions is how many images are looked up at once.
+const resolutions = 8
+
+func (s *imageSet) resolveAll(ctx context.Context, references []plan.Reference) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(resolutions)
+	for _, r := range references {
+		group.Go(func() error {
+			// Failures show when the plan asks, with their place in the Dockerfile.
+			_, _ = s.get(ctx, r.Name, r.Platform)
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+func (s *imageSet) get(ctx context.Context, reference string, platform ocispec.Platform) (*registry.Image, error) {
+	return s.resolved.do(reference+" "+plan.FormatPlatform(platform), func() (*registry.Image, error) {
+		e := s.execution
+		start := e.now()
+		id := "image " + reference
+		e.emit(progress.Event{Kind: progress.Start, Step: id, Text: "resolve " + reference})
+		image, err := e.Registry.Resolve(ctx, reference, v1.Platform{
+			OS: platform.OS, Architecture: platform.Architecture, Variant: platform.Variant,
+		}, documents{e})
+		if err != nil {
+			e.emit(progress.Event{Kind: progress.Failed, Step: id, Text: firstLine(err), Duration: e.now().Sub(start)})
+			return nil, err
+		}
+		e.emit(progress.Event{Kind: progress.Done, Step: id, Digest: image.Digest.String(), Duration: e.now().Sub(start)})
+		return image, nil
+	})
+}
+
+// Config implements plan.Images.
+func (s *imageSet) Config(ctx context.Context, reference string, platform ocispec.Platform) (plan.Image, error) {
+	image, err := s.get(ctx, reference, platform)
+	if err != nil {
+		return plan.Image{}, err
+	}
+	planned := plan.Image{Digest: image.Digest.String()}
+	if err := json.Unmarshal(image.Config(), &planned.Config); err != nil {
+		return plan.Image{}, fmt.Errorf("its configuration cannot be read: %w", err)
+	}
+	return planned, nil
+}
+
+// layers are the image's layers as a result to build on.
+func (s *imageSet) layers(ctx context.Context, reference string, platform ocispec.Platform) (*stageResult, error) {
+	image, err := s.get(ctx, reference, platform)
+	if err != nil {
+		return nil, err
+	}
+	var config ocispec.Image
+	if err := json.Unmarshal(image.Config(), &config); err != nil {
+		return nil, fmt.Errorf("configuration of %s: %w", reference, err)
+	}
+	if len(config.RootFS.DiffIDs) != len(image.Manifest.Layers) {
+		return nil, fmt.Errorf("image %s is broken: its configuration has %d layers, its manifest %d", reference, len(config.RootFS.DiffIDs), len(image.Manifest.Layers))
+	}
+	result := &stageResult{history: config.History}
+	for i, d := range image.Manifest.Layers {
+		diffID, err := v1.NewHash(config.RootFS.DiffIDs[i].String())
+		if err != nil {
+			return nil, fmt.Errorf("image %s: layer %d: %w", reference, i, err)
+		}
+		mediaType, err := layerType(d.MediaType)
+		if err != nil {
+			return nil, fmt.Errorf("image %s: layer %d: %w", reference, i, err)
+		}
+		result.chain = append(result.chain, chainLink{
+			Layer: layer.Layer{Digest: d.Digest, DiffID: diffID, Size: d.Size, MediaType: mediaType}, image: image,
+		})
+	}
+	return result, nil
+}
+
+// layerType gives the OCI name of a layer's media type; the bytes are the same.
+func layerType(t types.MediaType) (types.MediaType, error) {
+	switch t {
+	case types.OCILayer, types.DockerLayer:
+		return types.OCILayer, nil
+	case types.OCIUncompressedLayer, types.DockerUncompressedLayer:
+		return types.OCIUncompressedLayer, nil
+	case types.OCILayerZStd:
+		return types.OCILayerZStd, nil
+	}
+	return "", fmt.Errorf("media type %q is not supported", string(t))
+}
+
+// documents keeps manifests and configurations in the build's store.
+type documents struct{ e *execution }
+
+func (d documents) Document(digest v1.Hash) ([]byte, bool) {
+	file, err := d.e.Store.Blob(digest)
+	if err != nil {
+		return nil, false
+	}
+	defer file.Close() //nolint:errcheck // only read from
+	data, err := io.ReadAll(io.LimitReader(file, 16<<20))
+	if err != nil {
+		return nil, false
+	}
+	if actual, _ := sha256Of(data); actual != digest {
+		return nil, false
+	}
+	return data, true
+}
+
+func (d documents) KeepDocument(digest v1.Hash, data []byte) error {
+	if file, err := d.e.Store.Blob(digest); err == nil {
+		return file.Close()
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return d.e.session.PutBlob(digest, data)
+}
+
+// onceMap computes each key's value once, also when asked for by several
+// goroutines at the same time. Failures are not kept.
+type onceMap[K comparable, V any] struct {
+	mu      sync.Mutex
+	entries map[K]*onceEntry[V]
+}
+
+type onceEntry[V any] struct {
+	mu    sync.Mutex
+	value V
+	done  bool
+}
+
+func (m *onceMap[K, V]) do(key K, compute func() (V, error)) (V, error) {
+	m.mu.Lock()
+	if m.entries == nil {
+		m.entries = map[K]*onceEntry[V]{}
+	}
+	entry := m.entries[key]
+	if entry == nil {
+		entry = &onceEntry[V]{}
+		m.entries[key] = entry
+	}
+	m.mu.Unlock()
+	entry.mu.Lock()
+	defer entry.mu.Unlock()
+	if entry.done {
+		return entry.value, nil
+	}
+	value, err := compute()
+	if err == nil {
+		entry.value, entry.done = value, true
+	}
+	return value, err
+}

@@ -1,0 +1,267 @@
+// Package image builds container images from Dockerfiles without a daemon. A
+// build has two passes: plan (package plan) turns the Dockerfile into layer
+// recipes, and execute makes the layers that no cache has. Layers of COPY, ADD
+// and WORKDIR are written without a root filesystem; one is mounted only for RUN.
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/tidegate-ci/tidegate/stages/image/layer"
+	"github.com/tidegate-ci/tidegate/stages/image/plan"
+	"github.com/tidegate-ci/tidegate/stages/image/progress"
+	"github.com/tidegate-ci/tidegate/stages/image/registry"
+	"github.com/tidegate-ci/tidegate/stages/image/store"
+	"github.com/tidegate-ci/tidegate/stages/sandbox"
+	"github.com/tidegate-ci/tidegate/stages/sandbox/oci"
+	"github.com/tidegate-ci/tidegate/stages/sandbox/rootfs"
+)
+
+// Runner runs the commands of RUN in a root filesystem. *oci.Runtime is one.
+type Runner interface {
+	Run(ctx context.Context, root string, command sandbox.Command, limits oci.Limits) error
+}
+
+// Builder builds images. It is safe for concurrent use.
+type Builder struct {
+	// Store keeps layers between builds.
+	Store *store.Store
+	// Registry is where base images come from and results go.
+	Registry *registry.Client
+	// Rootfs opens the store of unpacked layers and Runner finds what runs
+	// commands in them. Both are called only when a build needs a root
+	// filesystem, and must give the same every time.
+	Rootfs func() (*rootfs.Store, error)
+	Runner func(ctx context.Context) (Runner, error)
+	// Limits bound each RUN.
+	Limits oci.Limits
+	// Parallel is how many RUN commands may run at once in one build; 0 means
+	// DefaultParallel.
+	Parallel int
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// DefaultParallel bounds RUN commands at once: stages often wait for a network
+// or a disk more than for a processor.
+func DefaultParallel() int { return max(4, runtime.GOMAXPROCS(0)) }
+
+// Request is one build.
+type Request struct {
+	// Context is the directory files are copied from.
+	Context string
+	// Dockerfile is the file's path, as it is on this machine; empty means
+	// Dockerfile in the context. DockerfileData, when not nil, is its content instead.
+	Dockerfile     string
+	DockerfileData []byte
+	Target         string
+	Args           map[string]string
+	// Platform is what the image is for; the zero value means this machine's.
+	Platform ocispec.Platform
+	// Secrets give the content of secrets by id, for --mount=type=secret.
+	Secrets map[string][]byte
+	// Labels are set on top of the Dockerfile's.
+	Labels map[string]string
+	// Tags are the names to push to; with Push unset they are only recorded.
+	Tags []string
+	Push bool
+	// NoCache makes every step anew.
+	NoCache bool
+	// Codec compresses layers; empty means gzip.
+	Codec layer.Codec
+	// Epoch is the time of every file and of the image, for reproducible
+	// results; the zero value means 1970, as far as files go back.
+	Epoch time.Time
+	// Scope separates caches: builds with different scopes never use each
+	// other's steps or cache mounts.
+	Scope string
+	// HostNetwork lets a RUN that does not say otherwise use the host's network.
+	HostNetwork bool
+	// Progress is told what happens; nil is fine.
+	Progress progress.Sink
+	// OutputLines, if not nil, gets what RUN commands print, whole.
+	Stdout, Stderr io.Writer
+}
+
+// Result is a built image.
+type Result struct {
+	Digest   v1.Hash
+	Manifest []byte
+	Config   []byte
+	// Pushed are the names it was pushed to, each with the digest.
+	Pushed []string
+	// Stats tell what the build did.
+	Stats    Stats
+	Warnings []plan.Warning
+
+	layers []chainLink
+	store  *store.Store
+	client *registry.Client
+}
+
+// Stats count what a build did.
+type Stats struct {
+	// Cached and Made are steps with a layer.
+	Cached, Made int
+	// BlobsUploaded, BlobsMounted and BlobsPresent are of the push.
+	BlobsUploaded, BlobsMounted, BlobsPresent int64
+	BytesUploaded                             int64
+}
+
+func (b *Builder) now() time.Time {
+	if b.Now != nil {
+		return b.Now()
+	}
+	return time.Now()
+}
+
+// HostPlatform is the platform of this machine's images.
+func HostPlatform() ocispec.Platform {
+	return ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}
+}
+
+// Build builds an image and pushes it if asked to.
+func (b *Builder) Build(ctx context.Context, request Request) (result *Result, err error) {
+	if request.Platform.OS == "" {
+		request.Platform = HostPlatform()
+	}
+	if request.Codec == "" {
+		request.Codec = layer.Gzip
+	}
+	if request.Progress == nil {
+		request.Progress = func(progress.Event) {}
+	}
+	if request.Epoch.IsZero() {
+		request.Epoch = time.Unix(0, 0)
+	}
+	request.Epoch = request.Epoch.UTC().Truncate(time.Second)
+
+	files, err := openContext(request)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, files.Close()) }()
+	document, err := plan.Parse(files.dockerfileName, files.dockerfile)
+	if err != nil {
+		return nil, invalid(err)
+	}
+	session, err := b.Store.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, session.End()) }()
+
+	e := newExecution(b, request, files, document, session)
+	if result, err = e.build(ctx); err != nil {
+		return nil, err
+	}
+	if request.Push {
+		if err := e.push(ctx, result); err != nil {
+			return nil, err
+		}
+	}
+	return result, nil
+}
+
+// buildContext is what a build reads from this machine.
+type buildContext struct {
+	tree           *layer.Tree
+	dockerfile     []byte
+	dockerfileName string
+	selector       layer.Selector
+	// ignoring is set when an ignore file leaves something out.
+	ignoring bool
+}
+
+func (c *buildContext) Close() error { return c.tree.Close() }
+
+// DefaultDockerfile is read when a request names none.
+const DefaultDockerfile = "Dockerfile"
+
+func openContext(request Request) (*buildContext, error) {
+	dir := request.Context
+	if dir == "" {
+		dir = "."
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil, invalid(fmt.Errorf("build context: %w", err))
+	}
+	if !info.IsDir() {
+		return nil, invalid(fmt.Errorf("build context %s is not a directory", dir))
+	}
+	// The context stays the same directory even if a link on the way is changed.
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return nil, invalid(fmt.Errorf("build context: %w", err))
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, invalid(fmt.Errorf("build context: %w", err))
+	}
+	tree, err := layer.OpenTree(dir, false)
+	if err != nil {
+		return nil, invalid(fmt.Errorf("build context: %w", err))
+	}
+	c := &buildContext{tree: tree}
+	if err := c.readDockerfile(request, dir); err != nil {
+		return nil, errors.Join(err, tree.Close())
+	}
+	return c, nil
+}
+
+func (c *buildContext) readDockerfile(request Request, dir string) error {
+	name := request.Dockerfile
+	if name == "" {
+		name = filepath.Join(dir, DefaultDockerfile)
+	}
+	c.dockerfileName = displayName(name)
+	c.dockerfile = request.DockerfileData
+	if c.dockerfile == nil {
+		data, err := readDockerfile(name)
+		if err != nil {
+			return invalid(err)
+		}
+		c.dockerfile = data
+	}
+	var err error
+	c.selector = layer.Selector{Tree: c.tree, Where: "the build context"}
+	if c.selector.Ignore, c.ignoring, err = openIgnore(c.tree, dir, name); err != nil {
+		return invalid(err)
+	}
+	return nil
+}
+
+// displayName is how messages call a file: relative where that is shorter.
+func displayName(name string) string {
+	if wd, err := os.Getwd(); err == nil {
+		if relative, err := filepath.Rel(wd, name); err == nil && len(relative) < len(name) {
+			return relative
+		}
+	}
+	return name
+}
+
+func readDockerfile(name string) ([]byte, error) {
+	file, err := os.Open(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("there is no Dockerfile at %s: name it with -f, or give the directory that has it as the context", displayName(name))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read Dockerfile: %w", err)
+	}
+	defer file.Close() //nolint:errcheck // only read from
+	data, err := io.ReadAll(io.LimitReader(file, plan.MaxDockerfile+1))
+	if err != nil {
+		return nil, fmt.Errorf("read Dockerfile %s: %w", name, err)
+	}
+	return data, nil
+}

@@ -1,0 +1,66 @@
+package image
+
+import (
+	"context"
+	"sync"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/tidegate-ci/tidegate/stages/image/layer"
+)
+
+// knownFiles are the digests of the context's files that earlier builds left,
+// so that a file that has not changed is not read again.
+type knownFiles struct {
+	load  sync.Once
+	mu    sync.Mutex
+	files layer.Known
+	fresh layer.Known
+}
+
+const knownRecord = "files"
+
+func (e *execution) knownKey() v1.Hash {
+	k := newKeyer("known files")
+	k.text("context", e.files.tree.Dir)
+	return k.sum()
+}
+
+// hash fills in the digests of context files.
+func (k *knownFiles) hash(ctx context.Context, e *execution, items []layer.Item) error {
+	k.load.Do(func() {
+		// What cannot be read is hashed again.
+		_, _ = e.Store.Record(knownRecord, e.knownKey(), &k.files)
+	})
+	fresh, err := layer.Hash(ctx, e.files.tree, items, k.files, e.now())
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.fresh == nil && fresh != nil {
+		k.fresh = layer.Known{}
+	}
+	for name, file := range fresh {
+		k.fresh[name] = file
+	}
+	return nil
+}
+
+// save keeps what is new, beside what was known.
+func (k *knownFiles) save(e *execution) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.fresh) == 0 {
+		return nil
+	}
+	for name, file := range k.files {
+		if _, ok := k.fresh[name]; !ok && len(k.fresh) < maxKnown {
+			k.fresh[name] = file
+		}
+	}
+	return e.session.Put(knownRecord, e.knownKey(), k.fresh)
+}
+
+// maxKnown bounds the files remembered for one context.
+const maxKnown = 1 << 20

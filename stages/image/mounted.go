@@ -1,0 +1,31 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/tidegate-ci/tidegate/stages/sandbox/rootfs"
+)
+
+// errNoRootfs says that the builder was set up without a store of unpacked layers.
+var errNoRootfs = errors.New("this needs a root filesystem, and none can be made here")
+
+// mount unpacks what is not unpacked yet and mounts the chain.
+func (e *execution) mount(ctx context.Context, chain []chainLink) (*rootfs.Snapshot, error) {
+	if e.Rootfs == nil {
+		return nil, errNoRootfs
+	}
+	unpacked, err := e.Rootfs()
+	if err != nil {
+		return nil, err
+	}
+	ids := diffIDs(chain)
+	for _, link := range chain {
+		err := unpacked.Ensure(ctx, link.DiffID, func() (io.ReadCloser, error) { return e.unpacked(ctx, link) })
+		if err != nil {
+			return nil, err
+		}
+	}
+	return unpacked.Mount(ctx, ids)
+}

@@ -1,0 +1,125 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/tidegate-ci/tidegate/stages/image/progress"
+	"github.com/tidegate-ci/tidegate/stages/image/registry"
+)
+
+// destination is a repository with the tags to set in it.
+type destination struct {
+	repository name.Repository
+	tags       []string
+}
+
+// destinations groups names by repository.
+func destinations(client *registry.Client, names []string) ([]destination, error) {
+	var all []destination
+	for _, text := range names {
+		ref, err := client.Destination(text)
+		if err != nil {
+			return nil, invalid(err)
+		}
+		tag, isTag := ref.(name.Tag)
+		if !isTag {
+			return nil, invalid(fmt.Errorf("image name %q: a digest can't be pushed to; use a tag, or none", text))
+		}
+		i := slices.IndexFunc(all, func(d destination) bool { return d.repository.Name() == ref.Context().Name() })
+		if i < 0 {
+			i = len(all)
+			all = append(all, destination{repository: ref.Context()})
+		}
+		if registry.HasTag(text) {
+			all[i].tags = append(all[i].tags, tag.TagStr())
+		}
+	}
+	return all, nil
+}
+
+func (e *execution) push(ctx context.Context, result *Result) error {
+	all, err := destinations(e.Registry, e.request.Tags)
+	if err != nil {
+		return err
+	}
+	if len(all) == 0 {
+		return invalid(fmt.Errorf("there is no name to push to: give one with -t"))
+	}
+	for _, d := range all {
+		if err := e.pushTo(ctx, result, d); err != nil {
+			return classify(err)
+		}
+	}
+	return nil
+}
+
+func (e *execution) pushTo(ctx context.Context, result *Result, d destination) error {
+	id := "push " + d.repository.Name()
+	start := e.now()
+	e.emit(progress.Event{Kind: progress.Start, Step: id, Text: "push " + d.repository.Name() + tagList(d.tags)})
+	var mu sync.Mutex
+	var total, sent, told int64
+	push := registry.Push{
+		Repository: d.repository, Tags: d.tags, Manifest: result.Manifest, MediaType: types.OCIManifestSchema1,
+		Progress: func(_ v1.Hash, n int64) {
+			mu.Lock()
+			defer mu.Unlock()
+			if sent += n; sent-told >= movedEvery {
+				told = sent
+				e.emit(progress.Event{Kind: progress.Moved, Step: id, Bytes: sent, Total: total})
+			}
+		},
+	}
+	configDigest, configSize := sha256Of(result.Config)
+	push.Blobs = append(push.Blobs, registry.Upload{
+		Descriptor: v1.Descriptor{Digest: configDigest, Size: configSize, MediaType: types.OCIConfigJSON},
+		Open: func(_ context.Context, offset int64) (io.ReadCloser, error) {
+			return io.NopCloser(bytes.NewReader(result.Config[offset:])), nil
+		},
+	})
+	for _, link := range result.layers {
+		upload := registry.Upload{
+			Descriptor: v1.Descriptor{Digest: link.Digest, Size: link.Size, MediaType: link.MediaType},
+			Open: func(ctx context.Context, offset int64) (io.ReadCloser, error) {
+				return openLink(ctx, e.Store, e.Registry, link, offset)
+			},
+		}
+		if link.image != nil {
+			upload.Found = link.image.Repository
+		}
+		total += link.Size
+		push.Blobs = append(push.Blobs, upload)
+	}
+	pushed, err := e.Registry.Push(ctx, push)
+	if err != nil {
+		e.emit(progress.Event{Kind: progress.Failed, Step: id, Text: firstLine(err), Duration: e.now().Sub(start)})
+		return err
+	}
+	result.Stats.BlobsUploaded += pushed.Uploaded
+	result.Stats.BlobsMounted += pushed.Mounted
+	result.Stats.BlobsPresent += pushed.Present
+	result.Stats.BytesUploaded += pushed.Bytes
+	result.Pushed = append(result.Pushed, d.repository.Name()+"@"+pushed.Digest.String())
+	e.emit(progress.Event{
+		Kind: progress.Done, Step: id, Bytes: pushed.Bytes, Digest: pushed.Digest.String(), Duration: e.now().Sub(start),
+		Text: fmt.Sprintf("%d blobs sent, %d mounted, %d there already", pushed.Uploaded, pushed.Mounted, pushed.Present),
+	})
+	return nil
+}
+
+func tagList(tags []string) string {
+	if len(tags) == 0 {
+		return " by digest"
+	}
+	return ":" + strings.Join(tags, ", :")
+}
