@@ -3,11 +3,164 @@ package image
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"strings"
 
 	"github.com/tidegate-ci/tidegate/stages/image/layer"
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
+	"github.com/tidegate-ci/tidegate/stages/sandbox"
+	"github.com/tidegate-ci/tidegate/stages/sandbox/oci"
+	"github.com/tidegate-ci/tidegate/stages/sandbox/rootfs"
 )
 
 func (r *stepRun) run(ctx context.Context, c *plan.Run) (layer.Layer, bool, error) {
-	return layer.Layer{}, false, errors.New("RUN: to come in the next commit")
+	network := c.HostNetwork || (r.request.HostNetwork && !c.Offline)
+	sources, err := r.mountSources(ctx, c.Mounts)
+	if err != nil {
+		return layer.Layer{}, false, err
+	}
+	key := runKey(r.setting, c, network, origins(sources))
+	if made, ok, err := r.cached(key); err != nil || ok {
+		return made, ok, err
+	}
+	if err := r.runnable(); err != nil {
+		return layer.Layer{}, false, err
+	}
+	if err := r.running.Acquire(ctx, 1); err != nil {
+		return layer.Layer{}, false, err
+	}
+	defer r.running.Release(1)
+	mounts, err := r.prepareMounts(ctx, c, sources)
+	defer mounts.release()
+	if err != nil {
+		return layer.Layer{}, false, err
+	}
+	snapshot, err := r.mount(ctx, r.chain)
+	if err != nil {
+		return layer.Layer{}, false, err
+	}
+	made, err := r.runIn(ctx, snapshot, c, network, mounts)
+	if err := errors.Join(err, snapshot.Close()); err != nil {
+		return layer.Layer{}, false, err
+	}
+	return made, false, r.keep(key, made)
+}
+
+// runnable refuses what this machine cannot run, before it fails obscurely.
+func (r *stepRun) runnable() error {
+	if have := HostPlatform(); r.stage.Platform.Architecture != have.Architecture {
+		return fmt.Errorf("this machine runs %s and can't run commands of %s: build that stage with FROM --platform=$BUILDPLATFORM and cross-compile, or build on such a machine",
+			plan.FormatPlatform(have), plan.FormatPlatform(r.stage.Platform))
+	}
+	return nil
+}
+
+func (r *stepRun) runIn(ctx context.Context, snapshot *rootfs.Snapshot, c *plan.Run, network bool, mounts *stepMounts) (layer.Layer, error) {
+	runner, err := r.Runner(ctx)
+	if err != nil {
+		return layer.Layer{}, err
+	}
+	stdout := &lineWriter{step: r, stream: "stdout", also: r.request.Stdout}
+	stderr := &lineWriter{step: r, stream: "stderr", also: r.request.Stderr}
+	env := map[string]string{}
+	for _, pairs := range [][]string{c.Unkeyed, c.Env, mounts.env} {
+		for _, pair := range pairs {
+			name, value, _ := strings.Cut(pair, "=")
+			env[name] = value
+		}
+	}
+	err = runner.Run(ctx, snapshot.Root, sandbox.Command{
+		Args: c.Args, Dir: c.Dir, Env: env, Stdout: stdout, Stderr: stderr,
+		Mounts: mounts.binds, User: c.User, HostNetwork: network,
+	}, r.Limits)
+	stdout.Close()
+	stderr.Close()
+	if err != nil {
+		return layer.Layer{}, r.commandError(err, c, network)
+	}
+	return r.difference(ctx, snapshot)
+}
+
+// commandError words the end of a command, and says what often lies behind it.
+func (r *stepRun) commandError(err error, c *plan.Run, network bool) error {
+	var exit *sandbox.ExitError
+	switch {
+	case errors.As(err, &exit):
+		if !network && looksOffline(r.tail.last()) {
+			r.hint = "The step has no network. Give it one with RUN --network=host, or build with --network=host."
+		}
+		return fmt.Errorf("the command failed: %w", err)
+	case errors.Is(err, oci.ErrNotExecutable):
+		if len(c.Args) > 0 && len(r.chain) == 0 {
+			r.hint = "The stage starts FROM scratch, so there is no shell or program in it."
+		}
+		return failed(err)
+	}
+	return err
+}
+
+// looksOffline tells whether output reads like a command that misses a network.
+func looksOffline(lines []string) bool {
+	text := strings.ToLower(strings.Join(lines, "\n"))
+	for _, sign := range []string{
+		"could not resolve", "temporary failure", "name resolution", "network is unreachable", "no such host",
+		"bad address", "unable to resolve", "dial tcp", "getaddrinfo", "connection refused", "failed to fetch", "temporary error",
+	} {
+		if strings.Contains(text, sign) {
+			return true
+		}
+	}
+	return false
+}
+
+// difference makes a layer of what the command changed.
+func (r *stepRun) difference(ctx context.Context, snapshot *rootfs.Snapshot) (layer.Layer, error) {
+	w, err := layer.NewWriter(r.session, r.request.Codec)
+	if err != nil {
+		return layer.Layer{}, err
+	}
+	// The table of contents is read from the same stream on its way.
+	reading, writing := io.Pipe()
+	type tabled struct {
+		table *layer.Table
+		err   error
+	}
+	done := make(chan tabled, 1)
+	go func() {
+		table, err := layer.ReadTable(reading)
+		_ = reading.CloseWithError(err) // a nil error is io.EOF to the writer, which is done
+		done <- tabled{table, err}
+	}()
+	changed, err := snapshot.Diff(ctx, io.MultiWriter(w, writing), rootfs.DiffOptions{Epoch: r.request.Epoch})
+	_ = writing.CloseWithError(err) // nil ends the stream
+	table := <-done
+	if err := errors.Join(err, table.err); err != nil {
+		w.Abort()
+		return layer.Layer{}, err
+	}
+	if !changed {
+		w.Abort()
+		return layer.Layer{Empty: true}, nil
+	}
+	made, err := w.Commit()
+	if err != nil {
+		return layer.Layer{}, err
+	}
+	unpacked, err := r.Rootfs()
+	if err != nil {
+		return layer.Layer{}, err
+	}
+	if err := unpacked.Adopt(ctx, snapshot, made.DiffID); err != nil {
+		return layer.Layer{}, err
+	}
+	return made, r.keepTable(made.DiffID, table.table)
+}
+
+func origins(sources []*files) []origin {
+	all := make([]origin, len(sources))
+	for i, s := range sources {
+		all[i] = s.origin
+	}
+	return all
 }

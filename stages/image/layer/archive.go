@@ -23,6 +23,9 @@ const (
 	ratioFrom   = 256 << 20
 )
 
+// Directory tells whether the item is a directory.
+func (i *Item) Directory() bool { return i.Type == tar.TypeDir }
+
 // Regular tells whether the item is a regular file.
 func (i *Item) Regular() bool { return i.Type == tar.TypeReg }
 

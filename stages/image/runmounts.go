@@ -1,0 +1,314 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+
+	"github.com/tidegate-ci/tidegate/stages/image/layer"
+	"github.com/tidegate-ci/tidegate/stages/image/plan"
+	"github.com/tidegate-ci/tidegate/stages/image/store"
+	"github.com/tidegate-ci/tidegate/stages/sandbox"
+)
+
+// mountSources finds what the bind mounts of a RUN show, as far as its key
+// needs it.
+func (r *stepRun) mountSources(ctx context.Context, mounts []plan.Mount) ([]*files, error) {
+	sources := make([]*files, len(mounts))
+	for i, m := range mounts {
+		sources[i] = &files{close: func() {}, load: func(context.Context) error { return nil }}
+		if m.Kind != plan.MountBind {
+			continue
+		}
+		switch m.From.Kind {
+		case plan.FromContext:
+			f := sources[i]
+			selector := r.files.selector
+			var err error
+			if f.items, err = selector.Select(ctx, []string{escapePattern(m.Source)}); err != nil {
+				return nil, fmt.Errorf("--mount: %w", err)
+			}
+			if err := r.known.hash(ctx, r.execution, f.items); err != nil {
+				return nil, err
+			}
+			f.tree, f.origin.Items = selector.Tree, f.items
+		default:
+			source, err := r.source(ctx, m.From)
+			if err != nil {
+				return nil, err
+			}
+			sources[i].origin.Chain = diffIDs(source.chain)
+		}
+	}
+	return sources, nil
+}
+
+// escapePattern makes a pattern that means the name itself.
+func escapePattern(name string) string {
+	var escaped []byte
+	for i := 0; i < len(name); i++ {
+		switch name[i] {
+		case '*', '?', '[', '\\':
+			escaped = append(escaped, '\\')
+		}
+		escaped = append(escaped, name[i])
+	}
+	return string(escaped)
+}
+
+// stepMounts are a RUN's mounts, ready.
+type stepMounts struct {
+	binds []sandbox.Mount
+	env   []string
+	// undo lets go of them, last first.
+	undo []func()
+}
+
+func (m *stepMounts) release() {
+	for i := len(m.undo) - 1; i >= 0; i-- {
+		m.undo[i]()
+	}
+}
+
+// prepareMounts makes the mounts' sources. What it returns is to be released,
+// also when it fails.
+func (r *stepRun) prepareMounts(ctx context.Context, c *plan.Run, sources []*files) (*stepMounts, error) {
+	mounts := &stepMounts{}
+	if c.Script != nil {
+		if err := r.script(mounts, c.Script); err != nil {
+			return mounts, err
+		}
+	}
+	for i := range c.Mounts {
+		m := &c.Mounts[i]
+		var err error
+		switch m.Kind {
+		case plan.MountCache:
+			err = r.cacheMount(ctx, mounts, m)
+		case plan.MountTmpfs:
+			err = r.tmpfsMount(mounts, m)
+		case plan.MountSecret:
+			err = r.secretMount(mounts, m)
+		case plan.MountBind:
+			err = r.bindMount(ctx, mounts, m, sources[i])
+		}
+		if err != nil {
+			return mounts, fmt.Errorf("--mount=type=%s: %w", m.Kind, err)
+		}
+	}
+	return mounts, nil
+}
+
+func (r *stepRun) temporary(mounts *stepMounts, parent string) (string, error) {
+	dir, err := os.MkdirTemp(parent, "mount-")
+	if err != nil {
+		return "", err
+	}
+	mounts.undo = append(mounts.undo, func() { _ = os.RemoveAll(dir) }) // the session's end removes it otherwise
+	return dir, nil
+}
+
+func (r *stepRun) script(mounts *stepMounts, script *plan.InlineFile) error {
+	dir, err := r.temporary(mounts, r.session.Dir())
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, script.Name), []byte(script.Data), 0o755); err != nil {
+		return err
+	}
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(filepath.Join(dir, script.Name), 0o755)); err != nil {
+		return err
+	}
+	mounts.binds = append(mounts.binds, sandbox.Mount{Source: dir, Target: plan.ScriptDirectory, ReadOnly: true})
+	return nil
+}
+
+func (r *stepRun) cacheMount(ctx context.Context, mounts *stepMounts, m *plan.Mount) error {
+	owner := store.CacheOwner{UID: int(m.UID), GID: int(m.GID), Mode: 0o755}
+	if m.Mode != nil {
+		owner.Mode = os.FileMode(*m.Mode).Perm()
+	}
+	cache, err := r.Store.Cache(ctx, r.request.Scope, m.CacheID, store.Sharing(m.Sharing), owner)
+	if err != nil {
+		return err
+	}
+	mounts.undo = append(mounts.undo, cache.Release)
+	source := cache.Path
+	if m.Source != "/" {
+		// A command may have put links into the cache: they lead nowhere outside it.
+		if source, err = inside(cache.Path, m.Source, true); err != nil {
+			return err
+		}
+	}
+	mounts.binds = append(mounts.binds, sandbox.Mount{Source: source, Target: m.Target, ReadOnly: m.ReadOnly})
+	return nil
+}
+
+// inside gives a directory below dir, links resolved within dir.
+func inside(dir, name string, create bool) (string, error) {
+	tree, err := layer.OpenTree(dir, true)
+	if err != nil {
+		return "", err
+	}
+	defer tree.Close() //nolint:errcheck // only read from
+	resolved, err := tree.Resolve(name)
+	if errors.Is(err, os.ErrNotExist) && create {
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			return "", err
+		}
+		defer root.Close() //nolint:errcheck // only read from
+		if err := root.MkdirAll(path.Clean(name)[1:], 0o755); err != nil {
+			return "", err
+		}
+		return filepath.Join(dir, filepath.FromSlash(name)), nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, filepath.FromSlash(resolved)), nil
+}
+
+// tmpfsMount is a directory of its own that is gone after the step. It lies on
+// the build cache's disk.
+func (r *stepRun) tmpfsMount(mounts *stepMounts, m *plan.Mount) error {
+	dir, err := r.temporary(mounts, r.session.Dir())
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(dir, os.ModeSticky|0o777); err != nil {
+		return err
+	}
+	mounts.binds = append(mounts.binds, sandbox.Mount{Source: dir, Target: m.Target, ReadOnly: m.ReadOnly})
+	return nil
+}
+
+// memory is where secrets are while a command may read them: never on a disk.
+const memory = "/dev/shm"
+
+func (r *stepRun) secretMount(mounts *stepMounts, m *plan.Mount) error {
+	value, ok := r.request.Secrets[m.SecretID]
+	if !ok {
+		if m.Required {
+			return fmt.Errorf("the secret %q was not given: pass it with --secret id=%s,src=FILE", m.SecretID, m.SecretID)
+		}
+		return nil
+	}
+	if m.SecretEnv != "" {
+		mounts.env = append(mounts.env, m.SecretEnv+"="+string(value))
+	}
+	if m.Target == "" {
+		return nil
+	}
+	dir, err := r.temporary(mounts, memory)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(dir, "secret-"+strconv.Itoa(len(mounts.binds)))
+	if err := os.WriteFile(file, value, 0o600); err != nil {
+		return err
+	}
+	if err := os.Chown(file, int(m.UID), int(m.GID)); err != nil && os.Geteuid() == 0 {
+		return err
+	}
+	if err := os.Chmod(file, os.FileMode(*m.Mode).Perm()); err != nil {
+		return err
+	}
+	mounts.binds = append(mounts.binds, sandbox.Mount{Source: file, Target: m.Target, ReadOnly: true})
+	return nil
+}
+
+func (r *stepRun) bindMount(ctx context.Context, mounts *stepMounts, m *plan.Mount, source *files) error {
+	if m.From.Kind == plan.FromContext {
+		return r.contextMount(ctx, mounts, m, source)
+	}
+	from, err := r.source(ctx, m.From)
+	if err != nil {
+		return err
+	}
+	// What the command writes goes to a layer nobody keeps.
+	snapshot, err := r.mount(ctx, from.chain)
+	if err != nil {
+		return err
+	}
+	mounts.undo = append(mounts.undo, func() { _ = snapshot.Close() }) // the store's next user cleans up what is left
+	at, err := inside(snapshot.Root, m.Source, false)
+	if errors.Is(err, os.ErrNotExist) {
+		return &layer.NotFoundError{Source: m.Source, Where: sourceName(m.From)}
+	}
+	if err != nil {
+		return err
+	}
+	mounts.binds = append(mounts.binds, sandbox.Mount{Source: at, Target: m.Target, ReadOnly: m.ReadOnly})
+	return nil
+}
+
+// contextMount shows a copy of context files, so that ignored ones stay hidden,
+// links cannot lead out, and nothing the command writes comes back.
+func (r *stepRun) contextMount(ctx context.Context, mounts *stepMounts, m *plan.Mount, source *files) error {
+	dir, err := r.temporary(mounts, r.session.Dir())
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close() //nolint:errcheck // what was written is checked below
+	at := dir
+	for i := range source.items {
+		item := &source.items[i]
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if item.Top && item.Target == "" {
+			continue
+		}
+		if item.Top {
+			at = filepath.Join(dir, item.Target)
+		}
+		if err := copyOut(root, source.tree, item); err != nil {
+			return fmt.Errorf("show %q: %w", item.Path, err)
+		}
+	}
+	mounts.binds = append(mounts.binds, sandbox.Mount{Source: at, Target: m.Target, ReadOnly: m.ReadOnly})
+	return nil
+}
+
+func copyOut(root *os.Root, tree *layer.Tree, item *layer.Item) error {
+	name := filepath.FromSlash(item.Target)
+	mode := os.FileMode(item.Mode).Perm()
+	switch {
+	case item.Directory():
+		if err := root.Mkdir(name, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+		return root.Chmod(name, mode|0o700)
+	case item.Link != "":
+		return root.Symlink(item.Link, name)
+	case !item.Regular():
+		return nil
+	}
+	from, err := tree.Open(item.Path)
+	if err != nil {
+		return err
+	}
+	defer from.Close() //nolint:errcheck // only read from
+	to, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	n, err := io.Copy(to, io.LimitReader(from, item.Size))
+	if err == nil && n != item.Size {
+		err = layer.ErrChanged
+	}
+	return errors.Join(err, to.Chmod(mode), to.Close())
+}
