@@ -70,6 +70,9 @@ func (d *Document) Excerpt(pos Position) string {
 		last = pos.Line + excerptMarked - 1
 		end = last
 	}
+	for end > last && strings.TrimSpace(d.lines[end-1]) == "" {
+		end--
+	}
 	var b strings.Builder
 	for n := max(1, pos.Line-excerptContext); n <= end; n++ {
 		mark := " "

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -60,6 +61,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// dialWithin bounds how long failures to connect are borne.
+const dialWithin = 15 * time.Second
+
 // longestWait bounds what a registry can ask for by Retry-After.
 const longestWait = time.Minute
 
@@ -96,7 +100,14 @@ func (a *attempts) next(ctx context.Context, err error) error {
 	if errors.As(err, &status) && status.RetryAfter > 0 {
 		pause = min(status.RetryAfter, longestWait)
 	}
-	if now.Add(pause).Sub(a.since) > a.retry.Within {
+	within := a.retry.Within
+	var dial *net.OpError
+	if errors.As(err, &dial) && dial.Op == "dial" {
+		// A registry that cannot even be connected to is more often absent or
+		// mistyped than busy: whoever waits wants to know soon.
+		within = min(within, dialWithin)
+	}
+	if now.Add(pause).Sub(a.since) > within {
 		return &UnavailableError{Tries: a.failed, Err: err}
 	}
 	return a.retry.Sleep(ctx, pause)
@@ -164,7 +175,10 @@ func passing(err error) bool {
 	var invalid x509.CertificateInvalidError
 	var verification *tls.CertificateVerificationError
 	var permanent *permanentError
+	var lookup *net.DNSError
 	switch {
+	case errors.As(err, &lookup) && lookup.IsNotFound:
+		return false
 	case errors.As(err, &digest), errors.As(err, &permanent), errors.As(err, &authority), errors.As(err, &host),
 		errors.As(err, &invalid), errors.As(err, &verification):
 		return false

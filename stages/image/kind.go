@@ -1,0 +1,179 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
+
+	"github.com/tidegate-ci/tidegate/pipeline"
+	"github.com/tidegate-ci/tidegate/pipeline/event"
+	"github.com/tidegate-ci/tidegate/stages/image/plan"
+	"github.com/tidegate-ci/tidegate/stages/image/progress"
+	"github.com/tidegate-ci/tidegate/stages/image/registry"
+)
+
+// Kind is the stage kind `build`.
+type Kind struct{ Builder *Builder }
+
+var _ pipeline.Kind = (*Kind)(nil)
+
+// Takeover says that an attempt goes on: what it had made is found by content.
+func (k *Kind) Takeover() pipeline.Takeover { return pipeline.TakeoverContinue }
+
+// Run builds the stage's image and pushes it.
+func (k *Kind) Run(ctx context.Context, attempt pipeline.Attempt) (pipeline.Outputs, error) {
+	request, err := requestOf(attempt)
+	if err != nil {
+		return nil, err
+	}
+	lines := progress.Plain(attempt.Stdout)
+	defer lines.Close()
+	request.Progress = func(e progress.Event) {
+		lines.Event(e)
+		if e.Kind == progress.Start {
+			attempt.Progress(progress.Line(e))
+		}
+	}
+	result, err := k.Builder.Build(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	return pipeline.Outputs{
+		pipeline.OutputName:   repositoryOf(attempt.Stage.Build.Push),
+		pipeline.OutputImage:  result.Pushed[0],
+		pipeline.OutputDigest: result.Digest.String(),
+	}, nil
+}
+
+// repositoryOf is an image's name as written, without tag.
+func repositoryOf(name string) string {
+	if !registry.HasTag(name) {
+		return name
+	}
+	name, _, _ = strings.Cut(name, "@")
+	slash := strings.LastIndex(name, "/")
+	if colon := strings.LastIndex(name, ":"); colon > slash {
+		return name[:colon]
+	}
+	return name
+}
+
+func requestOf(attempt pipeline.Attempt) (Request, error) {
+	spec := attempt.Stage.Build
+	fail := func(format string, args ...any) (Request, error) {
+		return Request{}, pipeline.Fail(pipeline.CauseInvalid, "%s: stage %s: %w", attempt.Stage.Pos, attempt.Stage.ID, fmt.Errorf(format, args...))
+	}
+	if spec == nil {
+		return fail("it has no build section")
+	}
+	if spec.Push == "" {
+		return fail("build.push is empty: say which repository the image goes to")
+	}
+	if len(spec.Platforms) > 1 {
+		return fail("build.platforms: one platform at a time for now; use a matrix and a platform each")
+	}
+	r := Request{
+		Target: spec.Target, Args: spec.Args, NoCache: spec.NoCache, Push: true, Tags: []string{pushName(spec.Push, attempt.Event)},
+		Scope: scopeOf(attempt.Event), Secrets: map[string][]byte{},
+	}
+	for _, text := range spec.Platforms {
+		var err error
+		if r.Platform, err = plan.ParsePlatform(text); err != nil {
+			return fail("build.platforms: %w", err)
+		}
+	}
+	var err error
+	if r.Context, err = below(attempt.Workspace, attempt.Workspace, spec.Context); err != nil {
+		return fail("build.context: %w", err)
+	}
+	if r.Dockerfile, err = dockerfileOf(attempt.Workspace, r.Context, spec.Dockerfile); err != nil {
+		return fail("build.dockerfile: %w", err)
+	}
+	// A secret is there for a RUN that asks for it, by its name. A run of a fork
+	// has none.
+	for name, value := range attempt.Env {
+		r.Secrets[name] = []byte(value)
+	}
+	for name, value := range attempt.Stage.Env {
+		r.Secrets[name] = []byte(value)
+	}
+	if text := attempt.Stage.Env["SOURCE_DATE_EPOCH"]; text != "" {
+		seconds, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || seconds < 0 {
+			return fail("SOURCE_DATE_EPOCH=%q: want seconds since 1970", text)
+		}
+		r.Epoch = time.Unix(seconds, 0)
+	}
+	return r, nil
+}
+
+// below joins a path of the pipeline file to a directory of the checkout. Links
+// that lead out of the checkout lead to nothing.
+func below(workspace, dir, name string) (string, error) {
+	if filepath.IsAbs(name) {
+		return "", fmt.Errorf("%q is absolute: it must be relative to the checkout", name)
+	}
+	relative, err := filepath.Rel(workspace, filepath.Join(dir, name))
+	if err != nil {
+		return "", err
+	}
+	if relative == ".." || strings.HasPrefix(relative, ".."+string(filepath.Separator)) {
+		return "", fmt.Errorf("%q leads out of the checkout", name)
+	}
+	return securejoin.SecureJoin(workspace, relative)
+}
+
+// dockerfileOf finds the Dockerfile a stage names: in the context, or else from
+// the root of the checkout.
+func dockerfileOf(workspace, dir, name string) (string, error) {
+	if name == "" {
+		name = DefaultDockerfile
+		return below(workspace, dir, name)
+	}
+	inContext, err := below(workspace, dir, name)
+	if err == nil {
+		if _, err := os.Stat(inContext); err == nil {
+			return inContext, nil
+		}
+	}
+	inCheckout, rootErr := below(workspace, workspace, name)
+	if rootErr != nil {
+		return "", errors.Join(err, rootErr)
+	}
+	if _, statErr := os.Stat(inCheckout); statErr != nil && err == nil {
+		return inContext, nil // its absence is told with the likelier path
+	}
+	return inCheckout, nil
+}
+
+// shortCommit is how much of a commit's hash makes a tag.
+const shortCommit = 12
+
+// pushName adds a tag to a name without one: the commit's, so that the image
+// can be found, or none when the commit is not known.
+func pushName(name string, e event.Event) string {
+	if registry.HasTag(name) || len(e.Commit) < shortCommit {
+		return name
+	}
+	return name + ":" + e.Commit[:shortCommit]
+}
+
+// scopeOf separates caches: those of forks never feed others, those of
+// repositories not each other.
+func scopeOf(e event.Event) string {
+	if e.Trust == event.Own {
+		return "own " + e.Forge + " " + e.Repository.FullName
+	}
+	number := "none"
+	if e.PullRequest != nil {
+		number = strconv.Itoa(e.PullRequest.Number)
+	}
+	return "fork " + e.Forge + " " + e.Repository.FullName + " " + number
+}
