@@ -163,6 +163,11 @@ func (b *bench) tree(result *Result) []string {
 	image := b.pulled(result)
 	layers, err := image.Layers()
 	require.NoError(b, err)
+	return b.files(layers)
+}
+
+func (b *bench) files(layers []v1.Layer) []string {
+	b.Helper()
 	files := map[string]string{}
 	for _, l := range layers {
 		stream, err := l.Uncompressed()

@@ -57,7 +57,7 @@ func (b *blob) open() error {
 		return &permanentError{err}
 	}
 	if b.at > 0 {
-		request.Header.Set("Range", fmt.Sprintf("bytes=%d-", b.at))
+		request.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", b.at, b.descriptor.Size-1))
 	}
 	response, err := s.client.Do(request)
 	if err != nil {
