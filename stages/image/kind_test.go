@@ -1,0 +1,149 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tidegate-ci/tidegate/pipeline"
+	"github.com/tidegate-ci/tidegate/pipeline/event"
+	"github.com/tidegate-ci/tidegate/stages/image/registry"
+)
+
+const commit = "0123456789abcdef0123456789abcdef01234567"
+
+func (b *bench) attempt(files map[string]string, spec pipeline.BuildSpec) (pipeline.Attempt, *bytes.Buffer) {
+	var out bytes.Buffer
+	return pipeline.Attempt{
+		RunID: "r", Number: 1, Workspace: b.context(files), Stdout: &out, Stderr: &out, Progress: func(string) {},
+		Event: event.Event{Commit: commit, Trust: event.Own, Forge: "github", Repository: event.Repository{FullName: "octo/shop"}},
+		Stage: pipeline.PlannedStage{ID: "image", Build: &spec, Pos: pipeline.Position{File: ".tidegate.yaml", Line: 3, Column: 5}},
+	}, &out
+}
+
+func TestTheBuildStageGivesNameImageAndDigest(t *testing.T) {
+	b := newBench(t)
+	kind := &Kind{Builder: b.builder}
+	require.Equal(t, pipeline.TakeoverContinue, kind.Takeover())
+	for push, want := range map[string][2]string{
+		"shop":                     {"shop", b.peer.host() + "/shop"},
+		"shop:v1":                  {"shop", b.peer.host() + "/shop"},
+		b.peer.host() + "/a/b":     {b.peer.host() + "/a/b", b.peer.host() + "/a/b"},
+		b.peer.host() + "/a/b:tag": {b.peer.host() + "/a/b", b.peer.host() + "/a/b"},
+	} {
+		attempt, out := b.attempt(map[string]string{"src/Dockerfile": "FROM scratch\nCOPY a /\n", "src/a": "1"}, pipeline.BuildSpec{Context: "src", Push: push})
+		outputs, err := kind.Run(context.Background(), attempt)
+		require.NoError(t, err)
+		require.Equal(t, want[0], outputs[pipeline.OutputName])
+		require.Equal(t, want[1]+"@"+outputs[pipeline.OutputDigest], outputs[pipeline.OutputImage])
+		require.Contains(t, out.String(), "COPY a /")
+		if !registry.HasTag(push) {
+			require.NotEmpty(t, b.peer.asked("PUT", "/manifests/"+commit[:12]), "without a tag the commit is one")
+		}
+	}
+}
+
+func TestBadSpecsAreInvalid(t *testing.T) {
+	b := newBench(t)
+	outside := t.TempDir()
+	writeFiles(t, outside, map[string]string{"Dockerfile": "FROM scratch\n"})
+	files := map[string]string{"Dockerfile": "FROM scratch\nBOGUS\n", "a": "1", "out": "-> " + outside}
+	for name, c := range map[string]struct {
+		spec pipeline.BuildSpec
+		want string
+	}{
+		"no name":           {pipeline.BuildSpec{}, "build.push is empty"},
+		"bad name":          {pipeline.BuildSpec{Push: "UPPER CASE"}, "image name"},
+		"absolute context":  {pipeline.BuildSpec{Push: "x", Context: "/etc"}, "is absolute"},
+		"context climbs":    {pipeline.BuildSpec{Push: "x", Context: "../.."}, "leads out of the checkout"},
+		"dockerfile climbs": {pipeline.BuildSpec{Push: "x", Dockerfile: "../../Dockerfile"}, "leads out of the checkout"},
+		"context by a link": {pipeline.BuildSpec{Push: "x", Context: "out"}, "build context"},
+		"does not parse":    {pipeline.BuildSpec{Push: "x"}, "Dockerfile:2:1"},
+		"no Dockerfile":     {pipeline.BuildSpec{Push: "x", Dockerfile: "none"}, "there is no Dockerfile at"},
+		"two platforms":     {pipeline.BuildSpec{Push: "x", Platforms: []string{"linux/amd64", "linux/arm64"}}, "one platform"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			attempt, _ := b.attempt(files, c.spec)
+			_, err := (&Kind{Builder: b.builder}).Run(context.Background(), attempt)
+			require.ErrorContains(t, err, c.want)
+			require.Equal(t, pipeline.CauseInvalid, pipeline.CauseOf(err))
+		})
+	}
+}
+
+func TestARegistryThatStaysDownIsInfrastructure(t *testing.T) {
+	b := newBench(t)
+	now := time.Unix(0, 0)
+	b.builder.Registry = registry.New(registry.Options{Default: b.peer.host(), Retry: registry.Retry{
+		Now:   func() time.Time { return now },
+		Sleep: func(ctx context.Context, d time.Duration) error { now = now.Add(d); return ctx.Err() },
+	}})
+	attempt, _ := b.attempt(map[string]string{"Dockerfile": "FROM scratch\nCOPY a /\n", "a": "1"}, pipeline.BuildSpec{Push: "shop"})
+	b.peer.meddle = func(w http.ResponseWriter, _ *http.Request) bool {
+		w.WriteHeader(http.StatusInternalServerError)
+		return true
+	}
+	_, err := (&Kind{Builder: b.builder}).Run(context.Background(), attempt)
+	require.Equal(t, pipeline.CauseInfrastructure, pipeline.CauseOf(err))
+	attempt, _ = b.attempt(map[string]string{"Dockerfile": "FROM " + b.peer.host() + "/base\nCOPY a /\n", "a": "1"}, pipeline.BuildSpec{Push: "shop"})
+	_, err = (&Kind{Builder: b.builder}).Run(context.Background(), attempt)
+	require.Equal(t, pipeline.CauseInfrastructure, pipeline.CauseOf(err))
+}
+
+func TestForksNeverFeedTrustedCaches(t *testing.T) {
+	own := event.Event{Trust: event.Own, Forge: "github", Repository: event.Repository{FullName: "octo/shop"}}
+	fork := own
+	fork.Trust = event.Fork
+	fork.PullRequest = &event.PullRequestInfo{Number: 7}
+	otherFork := fork
+	otherFork.PullRequest = &event.PullRequestInfo{Number: 8}
+	other := own
+	other.Repository.FullName = "octo/other"
+	scopes := map[string]bool{}
+	for _, e := range []event.Event{own, fork, otherFork, other} {
+		scopes[scopeOf(e)] = true
+	}
+	require.Len(t, scopes, 4)
+
+	b := newBench(t)
+	kind := &Kind{Builder: b.builder}
+	attempt, _ := b.attempt(map[string]string{"Dockerfile": "FROM scratch\nCOPY a /\n", "a": "1"}, pipeline.BuildSpec{Push: "shop"})
+	attempt.Event.Trust = event.Fork
+	_, err := kind.Run(context.Background(), attempt)
+	require.NoError(t, err)
+	attempt.Event.Trust = event.Own
+	var out bytes.Buffer
+	attempt.Stdout = &out
+	_, err = kind.Run(context.Background(), attempt)
+	require.NoError(t, err)
+	require.NotContains(t, out.String(), "CACHED")
+}
+
+func TestSecretsReachACommandAndNothingElse(t *testing.T) {
+	b := newBench(t).withRunc()
+	b.busybox(nil)
+	const canary = "canary-4711"
+	attempt, out := b.attempt(map[string]string{
+		"Dockerfile": "FROM busybox\nRUN --mount=type=secret,id=TOKEN,env=T --mount=type=secret,id=TOKEN [ \"$T\" = " + strings.Replace(canary, "-", "-\"\"", 1) +
+			" ] && [ -s /run/secrets/TOKEN ] && ls /run/secrets && touch /done\n",
+	}, pipeline.BuildSpec{Push: "shop"})
+	attempt.Env = map[string]string{"TOKEN": canary}
+	_, err := (&Kind{Builder: b.builder}).Run(context.Background(), attempt)
+	require.NoError(t, err)
+	require.NotContains(t, out.String(), canary)
+	require.NoError(t, filepath.Walk(b.builder.Store.Dir(), func(path string, info os.FileInfo, err error) error {
+		if err != nil || info.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		require.NotContains(t, string(data), canary, path)
+		return err
+	}))
+}
