@@ -155,10 +155,8 @@ RUN id -u; id -g
 	require.Equal(t, []string{"out 0644 0:0 A\ntool\nA\nscript\n"}, files)
 	b.events = nil
 	again := b.build(request)
-	for _, e := range b.events {
-		require.NotContains(t, []progress.Kind{progress.Log}, e.Kind, e.Step)
-	}
-	require.Equal(t, 0, again.Stats.Made, "%+v", b.events)
+	require.Equal(t, 0, again.Stats.Made, "a step that changed nothing is cached too")
+	require.Empty(t, b.logs())
 	writeFiles(t, request.Context, map[string]string{"a": "changed\n"})
 	require.Positive(t, b.build(request).Stats.Made, "a bind mount's files are in the key")
 }
