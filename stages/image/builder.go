@@ -146,6 +146,10 @@ func (b *Builder) Build(ctx context.Context, request Request) (result *Result, e
 	}
 	request.Epoch = request.Epoch.UTC().Truncate(time.Second)
 
+	// Before any work: a name that is wrong stays wrong.
+	if _, err := destinations(b.Registry, request.Tags); err != nil {
+		return nil, err
+	}
 	files, err := openContext(request)
 	if err != nil {
 		return nil, err

@@ -32,6 +32,7 @@ type execution struct {
 	images  imageSet
 	tables  tableSet
 	fetches onceMap[v1.Hash, struct{}]
+	ensured onceMap[v1.Hash, struct{}]
 
 	mu      sync.Mutex
 	futures map[*plan.Stage]*future

@@ -22,7 +22,11 @@ func (e *execution) mount(ctx context.Context, chain []chainLink) (*rootfs.Snaps
 	}
 	ids := diffIDs(chain)
 	for _, link := range chain {
-		err := unpacked.Ensure(ctx, link.DiffID, func() (io.ReadCloser, error) { return e.unpacked(ctx, link) })
+		// One stage at a time: a second that waits inside Ensure would wait until
+		// the first no longer has the layer mounted.
+		_, err := e.ensured.do(link.DiffID, func() (struct{}, error) {
+			return struct{}{}, unpacked.Ensure(ctx, link.DiffID, func() (io.ReadCloser, error) { return e.unpacked(ctx, link) })
+		})
 		if err != nil {
 			return nil, err
 		}

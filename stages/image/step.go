@@ -55,20 +55,31 @@ func (r *stepRun) cached(key v1.Hash) (layer.Layer, bool, error) {
 	if r.request.NoCache {
 		return layer.Layer{}, false, nil
 	}
-	var made layer.Layer
-	found, err := r.Store.Record(layerRecord, key, &made)
-	if err != nil || !found {
+	var kept keptLayer
+	found, err := r.Store.Record(layerRecord, key, &kept)
+	switch {
+	case err != nil || !found:
 		return layer.Layer{}, false, err
-	}
-	if !made.Empty && !r.Store.Has(made.Digest, made.Size) {
+	case kept.Layer == nil:
+		return layer.Layer{Empty: true}, true, nil
+	case !r.Store.Has(kept.Layer.Digest, kept.Layer.Size):
 		return layer.Layer{}, false, nil
 	}
-	return made, true, nil
+	return *kept.Layer, true, nil
+}
+
+// keptLayer is the record of a key. No layer means that the step made none.
+type keptLayer struct {
+	Layer *layer.Layer `json:"layer,omitempty"`
 }
 
 // keep records what a key gives.
 func (r *stepRun) keep(key v1.Hash, made layer.Layer) error {
-	return r.session.Put(layerRecord, key, made)
+	kept := keptLayer{Layer: &made}
+	if made.Empty {
+		kept.Layer = nil
+	}
+	return r.session.Put(layerRecord, key, kept)
 }
 
 func (r *stepRun) directory(ctx context.Context, d *plan.Directory) (layer.Layer, bool, error) {

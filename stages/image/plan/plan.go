@@ -159,8 +159,8 @@ type Run struct {
 	Script *InlineFile
 }
 
-// ScriptDirectory is where Run.Script is visible.
-const ScriptDirectory = "/dev/pipes"
+// ScriptDirectory is where Run.Script is visible while the command runs.
+const ScriptDirectory = "/.heredoc"
 
 // MountKind is the type of a RUN --mount.
 type MountKind string

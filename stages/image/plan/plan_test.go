@@ -182,7 +182,7 @@ func TestRunRecipes(t *testing.T) {
 	require.Equal(t, []string{"/bin/bash", "-c", "x"}, run(t, "SHELL [\"/bin/bash\", \"-c\"]\nRUN x").Args)
 	require.Equal(t, []string{"/bin/sh", "-c", "one\ntwo\n"}, run(t, "RUN <<E\none\ntwo\nE\n").Args)
 	script := run(t, "RUN <<E\n#!/bin/x\none\nE\n")
-	require.Equal(t, []string{"/dev/pipes/E"}, script.Args)
+	require.Equal(t, []string{"/.heredoc/E"}, script.Args)
 	require.Equal(t, "#!/bin/x\none\n", script.Script.Data)
 	require.Equal(t, []string{"/bin/sh", "-c", "cat <<E > f\none\nE"}, run(t, "RUN cat <<E > f\none\nE\n").Args)
 	r := run(t, "ARG A\nARG B\nENV C=3\nUSER u\nWORKDIR /w\nRUN --network=host x")

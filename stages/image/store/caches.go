@@ -87,26 +87,37 @@ func (s *Store) cache(ctx context.Context, name string, owner CacheOwner, how in
 	if err != nil {
 		return fail(err)
 	}
-	if _, err := os.Lstat(dir); err == nil {
-		return &Cache{Path: dir, lock: lock}, nil
-	}
-	// Made aside and renamed, so that a killed build leaves no directory with
-	// the wrong owner. Under a shared lock another may win; that one is as good.
-	fresh, err := os.MkdirTemp(filepath.Dir(dir), "fresh-")
-	if err != nil {
+	if err := s.makeCache(ctx, dir, owner); err != nil {
 		return fail(err)
-	}
-	if err := os.Chown(fresh, owner.UID, owner.GID); err != nil && os.Geteuid() == 0 {
-		return fail(err)
-	}
-	if err := os.Chmod(fresh, owner.Mode); err != nil {
-		return fail(err)
-	}
-	if err := os.Rename(fresh, dir); err != nil {
-		_ = os.Remove(fresh) // empty
-		if _, statErr := os.Lstat(dir); statErr != nil {
-			return fail(err)
-		}
 	}
 	return &Cache{Path: dir, lock: lock}, nil
+}
+
+// makeCache makes the directory unless it is there. Whoever shares the cache may
+// be about to do the same, and a rename would put a new empty directory in the
+// place of an old empty one that is in use: so it is done one at a time.
+func (s *Store) makeCache(ctx context.Context, dir string, owner CacheOwner) error {
+	if _, err := os.Lstat(dir); err == nil {
+		return nil
+	}
+	unlock, err := s.exclusive(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := os.Lstat(dir); err == nil {
+		return nil
+	}
+	// Aside and renamed, so that a killed build leaves none with a wrong owner.
+	fresh, err := os.MkdirTemp(filepath.Dir(dir), "fresh-")
+	if err != nil {
+		return err
+	}
+	if err := os.Chown(fresh, owner.UID, owner.GID); err != nil && os.Geteuid() == 0 {
+		return err
+	}
+	if err := os.Chmod(fresh, owner.Mode); err != nil {
+		return err
+	}
+	return os.Rename(fresh, dir)
 }

@@ -180,6 +180,7 @@ func (t *Temporary) place(path string) error {
 	if err := t.session.reserve(info.Size()); err != nil {
 		return err
 	}
+	t.session.store.touch(t.Name())
 	// No fsync: after a power cut a file may be short or empty, which the size
 	// in its record or the digest at upload gives away.
 	if err := os.Rename(t.Name(), path); err != nil {
