@@ -17,6 +17,7 @@ into a rollback. The same binary runs a pipeline on a laptop and as a server.`,
 		return usageErrorf("%w", err)
 	})
 	root.AddCommand(
+		newRolloutCommand(),
 		newVersionCommand(),
 	)
 	return root

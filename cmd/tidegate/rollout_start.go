@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tidegate-ci/tidegate/rollout"
+	"github.com/tidegate-ci/tidegate/rollout/manifest"
+	"github.com/tidegate-ci/tidegate/stages/deploy"
+)
+
+func newRolloutStartCommand(f *clusterFlags) *cobra.Command {
+	var (
+		files, steps   []string
+		images         map[string]string
+		bake, deadline time.Duration
+		force          bool
+		commit         string
+	)
+	command := &cobra.Command{
+		Use:   "start APP -f FILE…",
+		Short: "Roll manifests out and wait until they are verified or taken back",
+		Long: `Renders the manifests, pins every image by digest, lets the API server try all
+of it without changing anything, and then rolls it out: by the workloads' own
+rolling update, or beside them as a canary when steps are given.
+
+Interrupting the command leaves the rollout as it is: "resume" goes on, "abort"
+takes it back. A release of the same application that is under way is superseded.`,
+		Example: `  tidegate rollout start shop -f k8s/ -n production
+  tidegate rollout start shop -f k8s/ --image shop=registry.example.com/shop@sha256:…
+  tidegate rollout start shop -f k8s/ --canary 10:1m --canary 50:2m
+  tidegate rollout start shop -f k8s/ --bake 0s     # faster; a version that crashes after it turned ready may replace all pods`,
+		Args: cobra.ExactArgs(1), ValidArgsFunction: f.complete,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			strategy, err := canarySteps(steps)
+			if err != nil {
+				return err
+			}
+			controller, target, err := f.target(args)
+			if err != nil {
+				return err
+			}
+			objects, err := manifest.Load(".", files)
+			if err != nil {
+				return usageErrorf("%w", err)
+			}
+			release, err := manifest.New(cmd.Context(), objects, manifest.Options{Namespace: target.Namespace, Images: images, Resolver: deploy.Registry{}})
+			if err != nil {
+				return usageErrorf("%w", err)
+			}
+			result, err := controller.Start(cmd.Context(), rollout.Request{App: target.App, Namespace: target.Namespace, Release: release,
+				Strategy: strategy, Bake: &bake, Deadline: deadline, Force: force, By: f.by, Commit: commit}, printProgress(cmd))
+			if err != nil {
+				printFailure(cmd.ErrOrStderr(), result.Rollout.Failure)
+				return rolloutError(err)
+			}
+			if result.Unchanged {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s: revision %d has this very release and serves already\n", target.App, result.Rollout.Revision)
+				return nil
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), target.App+": "+result.Rollout.Sentence())
+			return nil
+		},
+	}
+	flags := command.Flags()
+	flags.StringArrayVarP(&files, "file", "f", nil, "manifest file or directory below the working directory; may be repeated")
+	flags.StringToStringVar(&images, "image", nil, "NAME=REFERENCE@DIGEST for images that the manifests call NAME")
+	flags.StringArrayVar(&steps, "canary", nil, "a canary step, WEIGHT[:HOLD] (percent, duration); may be repeated")
+	flags.DurationVar(&bake, "bake", rollout.DefaultBake, "how long new pods must stay good; 0s gives up that safety for speed")
+	flags.DurationVar(&deadline, "deadline", rollout.DefaultDeadline, "longest time without progress")
+	flags.BoolVar(&force, "force", false, "overwrite what others changed in objects that Tidegate applied")
+	flags.StringVar(&commit, "commit", "", "the commit that the manifests are from, for the record")
+	cobra.CheckErr(command.MarkFlagRequired("file"))
+	return command
+}
+
+func canarySteps(steps []string) (rollout.Strategy, error) {
+	if len(steps) == 0 {
+		return rollout.Strategy{Kind: rollout.RollingStrategy}, nil
+	}
+	s := rollout.Strategy{Kind: rollout.CanaryStrategy}
+	for _, text := range steps {
+		weight, hold, held := strings.Cut(text, ":")
+		step := rollout.Step{}
+		var err error
+		if step.Weight, err = strconv.Atoi(strings.TrimSuffix(weight, "%")); err != nil {
+			return s, usageErrorf("--canary %q: write WEIGHT or WEIGHT:HOLD, such as 20 or 20:1m", text)
+		}
+		if held {
+			if step.Hold, err = time.ParseDuration(hold); err != nil {
+				return s, usageErrorf("--canary %q: the hold is no duration: write it like 30s or 2m", text)
+			}
+		}
+		s.Steps = append(s.Steps, step)
+	}
+	return s, nil
+}

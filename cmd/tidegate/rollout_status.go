@@ -1,0 +1,226 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+
+	"github.com/tidegate-ci/tidegate/rollout"
+)
+
+func newRolloutStatusCommand(f *clusterFlags) *cobra.Command {
+	var output string
+	var watch bool
+	command := &cobra.Command{
+		Use: "status [APP]", Short: "Show how a rollout stands; without APP, all of the namespace",
+		Example: "  tidegate rollout status -n production\n  tidegate rollout status shop --watch\n  tidegate rollout status shop -o json",
+		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: f.complete,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			controller, namespace, err := f.controller()
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			if len(args) == 0 {
+				records, err := controller.List(cmd.Context(), namespace)
+				if err != nil {
+					return rolloutError(err)
+				}
+				return printOutput(out, output, records, func(w io.Writer) { printRecords(w, records) })
+			}
+			target := rollout.Target{App: args[0], Namespace: namespace}
+			if !watch {
+				record, owner, err := controller.Status(cmd.Context(), target)
+				if err != nil {
+					return rolloutError(err)
+				}
+				return printOutput(out, output, record, func(w io.Writer) { printRecord(w, record, owner) })
+			}
+			var printing error
+			err = controller.Watch(cmd.Context(), target, func(record *rollout.Record) bool {
+				printing = printOutput(out, output, record, func(w io.Writer) { printChange(w, record) })
+				return printing == nil && record.Live()
+			})
+			if err == nil {
+				err = printing
+			}
+			if err != nil {
+				return rolloutError(err)
+			}
+			return nil
+		},
+	}
+	command.Flags().StringVarP(&output, "output", "o", "table", "output format: table, json or yaml")
+	command.Flags().BoolVarP(&watch, "watch", "w", false, "print every change until the rollout has ended")
+	return command
+}
+
+func newRolloutHistoryCommand(f *clusterFlags) *cobra.Command {
+	var output string
+	command := &cobra.Command{
+		Use: "history APP", Short: "List the revisions of an application: who, what, why, and how it went",
+		Example: "  tidegate rollout history shop -n production\n  tidegate rollout history shop -o json",
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: f.complete,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			controller, target, err := f.target(args)
+			if err != nil {
+				return err
+			}
+			rollouts, err := controller.History(cmd.Context(), target)
+			if err != nil {
+				return rolloutError(err)
+			}
+			return printOutput(cmd.OutOrStdout(), output, rollouts, func(w io.Writer) { printHistory(w, rollouts) })
+		},
+	}
+	command.Flags().StringVarP(&output, "output", "o", "table", "output format: table, json or yaml")
+	return command
+}
+
+func printOutput(w io.Writer, format string, value any, table func(io.Writer)) error {
+	switch format {
+	case "table", "":
+		table(w)
+		return nil
+	case "json":
+		encoder := json.NewEncoder(w)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(value)
+	case "yaml":
+		encoded, err := yaml.Marshal(value)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(encoded)
+		return err
+	}
+	return usageErrorf("unknown output format %q: use table, json or yaml", format)
+}
+
+// printable takes control characters out of text that came from the cluster:
+// it must not steer the terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+func printProgress(cmd *cobra.Command) func(rollout.Progress) {
+	w := cmd.ErrOrStderr()
+	start := time.Now()
+	return func(p rollout.Progress) {
+		fmt.Fprintf(w, "%6.1fs  %-12s %s\n", time.Since(start).Seconds(), p.State, printable(p.Message))
+	}
+}
+
+func printFailure(w io.Writer, failure *rollout.Failure) {
+	if failure == nil || failure.Container == nil || len(failure.Log) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "last lines of container %s in pod %s (exit code %d):\n", failure.Container.Name, failure.Container.Pod, failure.Container.ExitCode)
+	for _, line := range failure.Log {
+		fmt.Fprintln(w, "  "+printable(line))
+	}
+}
+
+func printRecords(w io.Writer, records []rollout.Record) {
+	table := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(table, "APP\tREVISION\tSTATE\tVERIFIED\tWHAT")
+	for _, record := range records {
+		if c := record.Current; c != nil {
+			fmt.Fprintf(table, "%s\t%d\t%s\t%d\t%s\n", record.App, c.Revision, stateText(c), record.Verified, printable(c.Sentence()))
+		}
+	}
+	table.Flush()
+}
+
+func stateText(r *rollout.Rollout) string {
+	if r.Paused {
+		return string(r.State) + " (paused)"
+	}
+	return string(r.State)
+}
+
+func printRecord(w io.Writer, record *rollout.Record, owner string) {
+	c := record.Current
+	table := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	row := func(key, value string) {
+		if value != "" {
+			fmt.Fprintf(table, "%s\t%s\n", key, printable(value))
+		}
+	}
+	row("application", record.App+" in namespace "+record.Namespace)
+	if c == nil {
+		table.Flush()
+		return
+	}
+	row("now", c.Sentence())
+	row("state", stateText(c))
+	if record.Live() {
+		if owner == "" {
+			owner = `nobody: "tidegate rollout resume ` + record.App + `" goes on, "abort" takes it back`
+		}
+		row("driven by", owner)
+	}
+	if c.Paused {
+		row("paused by", c.PausedBy+" at "+c.PausedAt.Format(time.RFC3339))
+	}
+	row("verified", fmt.Sprintf("revision %d", record.Verified))
+	row("by", c.By)
+	row("commit", c.Commit)
+	row("images", strings.Join(c.Images, ", "))
+	row("note", c.Note)
+	row("started", c.Started.Format(time.RFC3339))
+	if !c.Finished.IsZero() {
+		row("took", c.Finished.Sub(c.Started).Round(100*time.Millisecond).String())
+	}
+	for _, gate := range c.Gates {
+		row("gate", gateText(gate))
+	}
+	if c.Failure != nil {
+		row("reason", string(c.Failure.Reason))
+	}
+	table.Flush()
+	printFailure(w, c.Failure)
+}
+
+func gateText(gate rollout.Gate) string {
+	what := "workload"
+	if gate.Step > 0 {
+		what = fmt.Sprintf("step %d", gate.Step)
+	}
+	return fmt.Sprintf("%s, %s: passed at %s: %s", what, gate.Kind, gate.At.Format(time.TimeOnly), gate.Evidence)
+}
+
+func printChange(w io.Writer, record *rollout.Record) {
+	if c := record.Current; c != nil {
+		fmt.Fprintf(w, "%s  %-18s %s\n", time.Now().Format(time.TimeOnly), stateText(c), printable(c.Sentence()))
+	}
+}
+
+func printHistory(w io.Writer, rollouts []rollout.Rollout) {
+	table := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(table, "REVISION\tSTARTED\tTOOK\tSTATE\tBY\tCOMMIT\tWHY")
+	for i := range rollouts {
+		r := &rollouts[i]
+		took, why := "", r.Note
+		if !r.Finished.IsZero() {
+			took = r.Finished.Sub(r.Started).Round(100 * time.Millisecond).String()
+		}
+		if r.Failure != nil {
+			why = r.Failure.Message
+		}
+		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Revision, r.Started.Format(time.DateTime), took, stateText(r),
+			printable(r.By), printable(r.Commit[:min(len(r.Commit), 10)]), printable(why))
+	}
+	table.Flush()
+}

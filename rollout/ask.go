@@ -1,0 +1,248 @@
+package rollout
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Promote lets the canary's present step pass by a person's word; with full,
+// all that are left.
+func (c *Controller) Promote(ctx context.Context, target Target, by string, full bool, progress func(Progress)) (Reply, error) {
+	return c.ask(ctx, target, Command{Kind: CommandPromote, By: by, Full: full}, progress)
+}
+
+// Pause holds the rollout where it is. Its pods are still judged: a failing
+// release is taken back all the same.
+func (c *Controller) Pause(ctx context.Context, target Target, by string, progress func(Progress)) (Reply, error) {
+	return c.ask(ctx, target, Command{Kind: CommandPause, By: by}, progress)
+}
+
+// Resume ends a pause.
+func (c *Controller) Resume(ctx context.Context, target Target, by string, progress func(Progress)) (Reply, error) {
+	return c.ask(ctx, target, Command{Kind: CommandResume, By: by}, progress)
+}
+
+// Abort takes the release under way back.
+func (c *Controller) Abort(ctx context.Context, target Target, by string, progress func(Progress)) (Reply, error) {
+	return c.ask(ctx, target, Command{Kind: CommandAbort, By: by}, progress)
+}
+
+// ask gives a command to whoever drives the rollout and returns the answer.
+// When nobody does, this process becomes the owner, carries the command out and
+// drives the rollout to its end (a pause: until it is recorded). A command that
+// is refused is an error that wraps ErrRefused.
+func (c *Controller) ask(ctx context.Context, target Target, command Command, progress func(Progress)) (Reply, error) {
+	if progress == nil {
+		progress = func(Progress) {}
+	}
+	s := c.store(target)
+	record, owner, err := c.Status(ctx, target)
+	if err != nil {
+		return Reply{}, err
+	}
+	command.ID, command.At = newID(), c.clock()
+	if record.Current != nil {
+		command.Revision = record.Current.Revision
+	}
+	if !record.Live() { // nobody needs to act, and nothing can change by itself
+		a := answerTo(record, command)
+		return answered(Reply{ID: command.ID, Accepted: a.accepted, Message: a.message, At: command.At})
+	}
+	if owner != "" {
+		if err := s.command(ctx, command); err != nil {
+			return Reply{}, err
+		}
+		reply, err := s.awaitReply(ctx, command.ID)
+		if err != nil {
+			return Reply{}, err
+		}
+		if reply != nil {
+			return answered(*reply)
+		}
+		progress(Progress{Time: c.clock(), Revision: command.Revision, State: record.Current.State, Message: owner + " does not answer; taking over when its lease ends"})
+	}
+	d, err := c.own(ctx, s, nil, progress)
+	if err != nil {
+		return Reply{}, err
+	}
+	defer d.close()
+	if d.record.Command == nil && (d.record.Reply == nil || d.record.Reply.ID != command.ID) {
+		d.record.Command = &command
+	}
+	err = d.finishCurrent(ctx, func(record *Record) bool { return command.Kind == CommandPause || record.Current.Paused })
+	if err != nil {
+		return Reply{}, err
+	}
+	if d.record.Reply == nil || d.record.Reply.ID != command.ID {
+		a := answerTo(d.record, command)
+		return answered(Reply{ID: command.ID, Accepted: a.accepted, Message: a.message, At: c.clock()})
+	}
+	return answered(*d.record.Reply)
+}
+
+func answered(reply Reply) (Reply, error) {
+	if !reply.Accepted {
+		return reply, fmt.Errorf("%w: %s", ErrRefused, reply.Message)
+	}
+	return reply, nil
+}
+
+// awaitReply watches the record for the answer; nil when none came while the
+// owner should have been alive.
+func (s *store) awaitReply(ctx context.Context, id string) (*Reply, error) {
+	bounded, cancel := context.WithTimeout(ctx, leaseTTL)
+	defer cancel()
+	for {
+		record, version, err := s.load(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if record.Reply != nil && record.Reply.ID == id {
+			return record.Reply, nil
+		}
+		watch, err := s.kube.CoreV1().ConfigMaps(s.namespace).Watch(bounded, metav1.ListOptions{
+			FieldSelector: "metadata.name=" + s.name(), ResourceVersion: version})
+		if err == nil {
+			select {
+			case <-bounded.Done():
+			case <-watch.ResultChan():
+			}
+			watch.Stop()
+		} else if err := pause(bounded, retryFirst); err != nil && ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if bounded.Err() != nil {
+			return nil, nil
+		}
+	}
+}
+
+// Rollback returns to an earlier verified revision, whole: configuration and
+// images together. to is the revision; 0 means the verified one before the
+// present one, or, while a rollout is under way, the one that it started from
+// (then it is the same as Abort).
+func (c *Controller) Rollback(ctx context.Context, target Target, to int, by string, progress func(Progress)) (Result, error) {
+	if progress == nil {
+		progress = func(Progress) {}
+	}
+	record, _, err := c.Status(ctx, target)
+	if err != nil {
+		return Result{}, err
+	}
+	if record.Live() {
+		if to != 0 && to != record.Current.Base {
+			return Result{}, fmt.Errorf("%w: revision %d is on its way; abort it first (that returns to revision %d), then roll back to %d",
+				ErrRefused, record.Current.Revision, record.Current.Base, to)
+		}
+		if _, err := c.Abort(ctx, target, by, progress); err != nil {
+			return Result{}, err
+		}
+		record, _, err := c.Status(ctx, target)
+		if err != nil {
+			return Result{}, err
+		}
+		return Result{Rollout: *record.Current}, nil
+	}
+	if _, err := record.rollbackTarget(to); err != nil {
+		return Result{}, err
+	}
+	d, err := c.own(ctx, c.store(target), nil, progress)
+	if err != nil {
+		return Result{}, err
+	}
+	defer d.close()
+	if d.record.Live() {
+		return Result{}, fmt.Errorf("%w: revision %d has just been started; abort it first", ErrRefused, d.record.Current.Revision)
+	}
+	goal, err := d.record.rollbackTarget(to)
+	if err != nil {
+		return Result{}, err
+	}
+	if goal.Revision == d.record.Verified && d.record.Stable == d.record.Verified {
+		return Result{Rollout: *goal, Unchanged: true}, nil
+	}
+	if d.release, err = d.store.release(ctx, goal.Revision); err != nil {
+		return Result{}, err
+	}
+	now := c.clock()
+	content := goal.Revision
+	if goal.RollbackTo != 0 {
+		content = goal.RollbackTo
+	}
+	if err := d.enter(ctx, &Rollout{
+		Digest: goal.Digest, Strategy: Strategy{Kind: RollingStrategy}, Deadline: DefaultDeadline, By: by, Commit: goal.Commit, Images: goal.Images,
+		RollbackTo: content, Note: fmt.Sprintf("rollback to revision %d, without a bake time: it was verified before", goal.Revision),
+		State: Pending, Base: d.record.Verified, Started: now, StateSince: now,
+	}); err != nil {
+		return Result{}, err
+	}
+	if err := d.finishCurrent(ctx, nil); err != nil {
+		return Result{}, err
+	}
+	return resultOf(*d.record.Current)
+}
+
+// rollbackTarget finds the revision to go back to.
+func (r *Record) rollbackTarget(to int) (*Rollout, error) {
+	if to != 0 {
+		goal := r.Revision(to)
+		if goal == nil {
+			return nil, fmt.Errorf("%w: revision %d; see the history", ErrNotFound, to)
+		}
+		if !goal.Verified() {
+			return nil, fmt.Errorf("%w: revision %d was never verified (%s)", ErrRefused, to, goal.Sentence())
+		}
+		return goal, nil
+	}
+	serving := r.Revision(r.Verified)
+	for i := range r.History {
+		h := &r.History[i]
+		if h.Verified() && h.Revision < r.Verified && (serving == nil || h.Digest != serving.Digest) {
+			return h, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: there is no verified revision before the present one", ErrNotFound)
+}
+
+// Watch calls see with the record now and at every change, until ctx ends or
+// see returns false.
+func (c *Controller) Watch(ctx context.Context, target Target, see func(*Record) bool) error {
+	s := c.store(target)
+	last := ""
+	for {
+		record, version, err := s.load(ctx)
+		if err != nil {
+			return err
+		}
+		if version == "" {
+			return fmt.Errorf("%w: %s in namespace %s", ErrNotFound, target.App, target.Namespace)
+		}
+		if version != last && !see(record) {
+			return nil
+		}
+		last = version
+		bounded, cancel := context.WithTimeout(ctx, 5*time.Minute)
+		watch, err := s.kube.CoreV1().ConfigMaps(s.namespace).Watch(bounded, metav1.ListOptions{
+			FieldSelector: "metadata.name=" + s.name(), ResourceVersion: version})
+		if err == nil {
+			select {
+			case <-bounded.Done():
+			case <-watch.ResultChan():
+			}
+			watch.Stop()
+		} else {
+			err = pause(bounded, retryMost/5)
+		}
+		cancel()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		_ = err // looked at again by load, which tells what is wrong for good
+	}
+}

@@ -1,0 +1,222 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/tidegate-ci/tidegate/rollout/health"
+	"github.com/tidegate-ci/tidegate/rollout/manifest"
+)
+
+// ManifestRejected: the API server did not accept the release; nothing was changed.
+const ManifestRejected health.Reason = "ManifestRejected"
+
+// dryRuns is how many objects are tried at once.
+const dryRuns = 8
+
+// begin checks the whole release against the API server, which changes
+// nothing, and records the new rollout in state pending.
+func (d *driver) begin(ctx context.Context, request Request) error {
+	record := d.record
+	r := &Rollout{
+		Digest: request.Release.Digest, Strategy: request.Strategy, Bake: *request.Bake, Deadline: request.Deadline,
+		By: request.By, Commit: request.Commit, RunID: request.RunID, Images: manifest.Images(request.Release.Objects),
+		State: Pending, Started: d.clock(), StateSince: d.clock(),
+	}
+	findings, err := d.tryAll(ctx, request)
+	if errors.Is(err, ErrRejected) {
+		return errors.Join(err, d.recordRejected(ctx, r, err))
+	}
+	if err != nil {
+		return err
+	}
+	var notes []string
+	if taken := takenOver(request.Release, findings); taken != "" {
+		notes = append(notes, taken)
+	}
+	if record.Verified == 0 {
+		if err := d.adopt(ctx, request, findings); err != nil {
+			return err
+		}
+	}
+	var base *manifest.Release
+	if record.Verified != 0 {
+		if base, err = d.store.release(ctx, record.Verified); err != nil {
+			return err
+		}
+	}
+	if r.Strategy.Kind == CanaryStrategy {
+		var note string
+		if r.Canaries, note, err = canaryPlan(request.Release, base); err != nil {
+			return err
+		}
+		if len(r.Canaries) == 0 {
+			r.Strategy = Strategy{Kind: RollingStrategy}
+			notes = append(notes, note)
+		}
+	}
+	r.Base, r.Note = record.Verified, strings.Join(notes, "; ")
+	d.release = request.Release
+	return d.enter(ctx, r)
+}
+
+// enter stores the manifests and makes r the current rollout.
+func (d *driver) enter(ctx context.Context, r *Rollout) error {
+	r.Revision = d.record.Revisions + 1
+	if err := d.putRelease(ctx, r.Revision, d.release); err != nil {
+		return err
+	}
+	d.record.Revisions = r.Revision
+	d.record.Current = r
+	if err := d.create(ctx); err != nil {
+		return err
+	}
+	d.told = ""
+	if r.Note != "" {
+		d.progress(Progress{Time: r.Started, Revision: r.Revision, State: r.State, Message: r.Note})
+	}
+	return nil
+}
+
+// create saves the record, which may be the first time.
+func (d *driver) create(ctx context.Context) error {
+	if d.version == "" {
+		d.record.Fence = 1
+	}
+	return d.save(ctx)
+}
+
+func (d *driver) recordRejected(ctx context.Context, r *Rollout, cause error) error {
+	r.Revision, r.Base = d.record.Revisions+1, d.record.Verified
+	failure := &Failure{Reason: ManifestRejected, Message: clipText(cause.Error(), maxRecordText)}
+	previous := d.record.Current
+	d.record.Current, d.record.Revisions = r, r.Revision
+	if err := d.record.advance(Move{To: Failed, Ending: EndedByFailure, Failure: failure}, d.clock()); err != nil {
+		return err
+	}
+	// What serves has not changed: it stays the current one.
+	if previous != nil {
+		d.record.Current = previous
+	}
+	return d.create(ctx)
+}
+
+// tryAll asks the API server about every object. Objects of kinds and
+// namespaces that the release itself brings cannot be tried before those exist.
+func (d *driver) tryAll(ctx context.Context, request Request) ([]finding, error) {
+	brings := map[string]bool{}
+	for _, u := range request.Release.Objects {
+		switch u.GetKind() {
+		case "Namespace":
+			brings["namespace/"+u.GetName()] = true
+		case "CustomResourceDefinition":
+			group, _, _ := unstructured.NestedString(u.Object, "spec", "group")
+			kind, _, _ := unstructured.NestedString(u.Object, "spec", "names", "kind")
+			brings["kind/"+group+"/"+kind] = true
+		}
+	}
+	var autoscalers *autoscalingv2.HorizontalPodAutoscalerList
+	if err := d.retry(ctx, "listing autoscalers", func(ctx context.Context) (err error) {
+		autoscalers, err = d.kube.AutoscalingV2().HorizontalPodAutoscalers(request.Namespace).List(ctx, metav1.ListOptions{})
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	findings := make([]finding, len(request.Release.Objects))
+	var mu sync.Mutex
+	var rejected []string
+	group, bounded := errgroup.WithContext(ctx)
+	group.SetLimit(dryRuns)
+	for i, object := range request.Release.Objects {
+		ref := manifest.RefOf(object)
+		if brings["kind/"+ref.GroupVersionKind().Group+"/"+ref.Kind] || (ref.Namespace != request.Namespace && brings["namespace/"+ref.Namespace]) {
+			continue
+		}
+		group.Go(func() error {
+			u := manifest.Stamped(object, d.app, d.record.Revisions+1, request.Release.Digest)
+			if manifest.IsWorkload(ref) && (scaledByRelease(ref, request.Release) || slices.ContainsFunc(autoscalers.Items, func(h autoscalingv2.HorizontalPodAutoscaler) bool { return scales(&h, ref) })) {
+				if err := shape(u, settings{scaled: true}); err != nil {
+					return fmt.Errorf("%w: %w", ErrRejected, err)
+				}
+			}
+			f, err := d.dryRun(bounded, d.app, u, request.Force)
+			findings[i] = f
+			if errors.Is(err, ErrRejected) {
+				mu.Lock()
+				defer mu.Unlock()
+				rejected = append(rejected, strings.TrimPrefix(err.Error(), ErrRejected.Error()+": "))
+				return nil
+			}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	if len(rejected) > 0 {
+		slices.Sort(rejected)
+		return nil, fmt.Errorf("%w: %s", ErrRejected, strings.Join(rejected, "; "))
+	}
+	return findings, nil
+}
+
+// takenOver tells which objects others made, and who.
+func takenOver(release *manifest.Release, findings []finding) string {
+	var parts []string
+	for i, f := range findings {
+		if f.foreign {
+			part := manifest.RefOf(release.Objects[i]).String()
+			if len(f.managers) > 0 {
+				part += " (from " + strings.Join(f.managers, ", ") + ")"
+			}
+			parts = append(parts, part)
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	const most = 10
+	if len(parts) > most {
+		parts = append(parts[:most], fmt.Sprintf("and %d more", len(parts)-most))
+	}
+	return "taking over " + strings.Join(parts, ", ")
+}
+
+// adopt makes what already serves, and was not made by Tidegate, the revision
+// to go back to: the first release over an existing workload has one, too.
+func (d *driver) adopt(ctx context.Context, request Request, findings []finding) error {
+	var objects []*unstructured.Unstructured
+	workload := false
+	for i, f := range findings {
+		if f.foreign {
+			objects = append(objects, adopted(f.live))
+			workload = workload || manifest.IsWorkload(manifest.RefOf(request.Release.Objects[i]))
+		}
+	}
+	if !workload {
+		return nil
+	}
+	release, err := manifest.FromObjects(objects)
+	if err != nil {
+		return err
+	}
+	now := d.clock()
+	d.release = release
+	r := &Rollout{Digest: release.Digest, Strategy: Strategy{Kind: RollingStrategy}, By: "adopted", State: Verified, Images: manifest.Images(objects),
+		Note: "what ran before Tidegate took over", Started: now, StateSince: now, Finished: now}
+	if err := d.enter(ctx, r); err != nil {
+		return err
+	}
+	d.record.finish()
+	d.record.Stable = r.Revision
+	return d.save(ctx)
+}

@@ -1,0 +1,120 @@
+package rollout
+
+import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/tidegate-ci/tidegate/rollout/manifest"
+)
+
+const canarySuffix = "-canary"
+
+func canaryRef(stable manifest.Ref) manifest.Ref {
+	stable.Name += canarySuffix
+	return stable
+}
+
+// canaryOf makes the second Deployment: the new release's template under
+// another name, with one label more. Its pods carry all labels of the stable
+// ones, so that every Service that selects those sends them traffic too; the
+// label more keeps the two controllers' pods apart.
+func canaryOf(u *unstructured.Unstructured, replicas int32) (*unstructured.Unstructured, error) {
+	u = u.DeepCopy()
+	u.SetName(u.GetName() + canarySuffix)
+	labels := u.GetLabels()
+	labels[manifest.LabelTrack] = "canary"
+	u.SetLabels(labels)
+	for _, path := range [][]string{
+		{"spec", "selector", "matchLabels", manifest.LabelTrack},
+		{"spec", "template", "metadata", "labels", manifest.LabelTrack},
+	} {
+		if err := unstructured.SetNestedField(u.Object, "canary", path...); err != nil {
+			return nil, fmt.Errorf("making the canary of %s: %w", manifest.RefOf(u), err)
+		}
+	}
+	if err := unstructured.SetNestedField(u.Object, int64(replicas), "spec", "replicas"); err != nil {
+		return nil, fmt.Errorf("making the canary of %s: %w", manifest.RefOf(u), err)
+	}
+	// All of a step's pods may start at once: nothing is replaced.
+	unstructured.RemoveNestedField(u.Object, "spec", "minReadySeconds")
+	unstructured.RemoveNestedField(u.Object, "spec", "paused")
+	return u, nil
+}
+
+// canaryPlan says which workloads of the release get a canary: Deployments that
+// the base has too and whose pods change. note tells why there is none.
+func canaryPlan(release, base *manifest.Release) (canaries []manifest.Ref, note string, err error) {
+	if base == nil {
+		return nil, "nothing verified runs yet, so there is nothing to put a canary beside: rolling instead", nil
+	}
+	for _, u := range release.Objects {
+		ref := manifest.RefOf(u)
+		if !manifest.IsWorkload(ref) {
+			continue
+		}
+		before := base.Find(ref)
+		if before == nil || sameTemplate(before, u) {
+			continue
+		}
+		if ref.Kind != "Deployment" {
+			return nil, "", fmt.Errorf("%w: %s changes, and a canary beside a %s is not possible: its pods have identities of their own; use strategy rolling for this release", ErrInvalid, ref, ref.Kind)
+		}
+		canaries = append(canaries, ref)
+	}
+	if len(canaries) == 0 {
+		return nil, "no pod template of a workload that runs already changes: rolling instead of a canary", nil
+	}
+	return canaries, "", nil
+}
+
+func sameTemplate(a, b *unstructured.Unstructured) bool {
+	ta, _, errA := unstructured.NestedMap(a.Object, "spec", "template")
+	tb, _, errB := unstructured.NestedMap(b.Object, "spec", "template")
+	return errA == nil && errB == nil && equalValues(ta, tb)
+}
+
+// equalValues compares decoded JSON; absent and empty are the same.
+func equalValues(a, b any) bool {
+	switch x := a.(type) {
+	case map[string]any:
+		y, ok := b.(map[string]any)
+		if !ok && b != nil {
+			return false
+		}
+		for key := range x {
+			if !equalValues(x[key], y[key]) {
+				return false
+			}
+		}
+		for key := range y {
+			if _, ok := x[key]; !ok && !equalValues(y[key], nil) {
+				return false
+			}
+		}
+		return true
+	case []any:
+		y, ok := b.([]any)
+		if len(x) == 0 && b == nil {
+			return true
+		}
+		if !ok || len(x) != len(y) {
+			return false
+		}
+		for i := range x {
+			if !equalValues(x[i], y[i]) {
+				return false
+			}
+		}
+		return true
+	case nil:
+		switch y := b.(type) {
+		case map[string]any:
+			return equalValues(y, nil)
+		case []any:
+			return len(y) == 0
+		}
+		return b == nil
+	}
+	return a == b
+}

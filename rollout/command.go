@@ -1,0 +1,187 @@
+package rollout
+
+import (
+	"fmt"
+	"time"
+)
+
+// CommandKind is what a person can ask of a rollout.
+type CommandKind string
+
+// The commands. Supersede is given by a newer Start, not by a person.
+const (
+	CommandPromote   CommandKind = "promote"
+	CommandPause     CommandKind = "pause"
+	CommandResume    CommandKind = "resume"
+	CommandAbort     CommandKind = "abort"
+	CommandSupersede CommandKind = "supersede"
+)
+
+// Command waits in the record for the owner of the rollout.
+type Command struct {
+	ID   string      `json:"id"`
+	Kind CommandKind `json:"kind"`
+	// Revision is the rollout that is meant: a command never hits a later one.
+	Revision int       `json:"revision"`
+	By       string    `json:"by,omitempty"`
+	At       time.Time `json:"at"`
+	// Full promotes past all steps that are left.
+	Full bool `json:"full,omitempty"`
+}
+
+// Reply answers a command.
+type Reply struct {
+	ID       string    `json:"id"`
+	Accepted bool      `json:"accepted"`
+	Message  string    `json:"message"`
+	At       time.Time `json:"at"`
+}
+
+// answer is how a command is met in a state. A command that is accepted in
+// states where nothing is left to do for it repeats harmlessly.
+type answer struct {
+	accepted bool
+	message  string
+}
+
+func yes(message string) answer { return answer{true, message} }
+func no(message string) answer  { return answer{false, message} }
+
+// answers is the whole table: every command in every state.
+var answers = map[CommandKind]map[State]answer{
+	CommandPromote: {
+		Pending:     no("it has not begun; wait until the canary runs"),
+		Applying:    no("its objects are being written; wait until the canary runs"),
+		Canary:      yes("promoted"),
+		Promoting:   yes("it is being promoted already"),
+		Rolling:     no("the stable workload is moving already; what is left is its health gate, which cannot be skipped"),
+		Finishing:   yes("it has passed already"),
+		RollingBack: no("it is being rolled back; start the release again when that is done"),
+		Withdrawing: no("a newer release takes its place"),
+		Verified:    yes("it is verified already"),
+		RolledBack:  no("it was rolled back; start the release again"),
+		Failed:      no("it failed; start a release that works"),
+		Superseded:  no("a newer release took its place"),
+	},
+	CommandPause: {
+		Pending:     yes("paused"),
+		Applying:    yes("paused; takes effect when its objects are written"),
+		Canary:      yes("paused at this step"),
+		Promoting:   yes("paused; takes effect when its objects are written"),
+		Rolling:     yes("paused: the workload stops replacing pods"),
+		Finishing:   no("it has passed its gates and is being tidied up"),
+		RollingBack: no("a rollback cannot be paused: it would leave two versions running"),
+		Withdrawing: no("a newer release takes its place"),
+		Verified:    no("no rollout is in progress"),
+		RolledBack:  no("no rollout is in progress"),
+		Failed:      no("no rollout is in progress"),
+		Superseded:  no("no rollout is in progress"),
+	},
+	CommandResume: {
+		Pending:     yes("resumed"),
+		Applying:    yes("resumed"),
+		Canary:      yes("resumed"),
+		Promoting:   yes("resumed"),
+		Rolling:     yes("resumed"),
+		Finishing:   yes("it is not paused"),
+		RollingBack: no("it is being rolled back"),
+		Withdrawing: no("a newer release takes its place"),
+		Verified:    no("no rollout is in progress"),
+		RolledBack:  no("no rollout is in progress"),
+		Failed:      no("no rollout is in progress"),
+		Superseded:  no("no rollout is in progress"),
+	},
+	CommandAbort: {
+		Pending:     yes("aborted"),
+		Applying:    yes("aborted: going back"),
+		Canary:      yes("aborted: the canary is being removed"),
+		Promoting:   yes("aborted: going back"),
+		Rolling:     yes("aborted: going back"),
+		Finishing:   no("it has passed its gates; use rollback to return to the revision before"),
+		RollingBack: yes("it is going back already"),
+		Withdrawing: no("a newer release takes its place; abort that one"),
+		Verified:    no("it is verified; use rollback to return to the revision before"),
+		RolledBack:  yes("it was rolled back already"),
+		Failed:      yes("it has ended already"),
+		Superseded:  yes("it has ended already"),
+	},
+	CommandSupersede: {
+		Pending:     yes("making way"),
+		Applying:    yes("making way"),
+		Canary:      yes("making way: the canary is being removed"),
+		Promoting:   yes("making way"),
+		Rolling:     yes("making way"),
+		Finishing:   yes("it has passed and ends by itself"),
+		RollingBack: yes("making way: the newer release goes on from here"),
+		Withdrawing: yes("it makes way already"),
+		Verified:    yes("it has ended already"),
+		RolledBack:  yes("it has ended already"),
+		Failed:      yes("it has ended already"),
+		Superseded:  yes("it has ended already"),
+	},
+}
+
+// answerTo tells how a command is met by the record as it is.
+func answerTo(record *Record, command Command) answer {
+	if record.Current == nil {
+		return no("nothing has been rolled out yet")
+	}
+	if command.Revision != 0 && command.Revision != record.Current.Revision {
+		return no(fmt.Sprintf("it was meant for revision %d, and revision %d is current now", command.Revision, record.Current.Revision))
+	}
+	a, ok := answers[command.Kind][record.Current.State]
+	if !ok {
+		return no(fmt.Sprintf("unknown command %q", command.Kind))
+	}
+	return a
+}
+
+// obey answers the command that waits in the record and carries out what is
+// to be done in the record for it.
+func (r *Record) obey(now time.Time) error {
+	command := *r.Command
+	a := answerTo(r, command)
+	r.Command = nil
+	r.Reply = &Reply{ID: command.ID, Accepted: a.accepted, Message: a.message, At: now}
+	if !a.accepted || r.Current.State.Final() {
+		return nil
+	}
+	c := r.Current
+	switch command.Kind {
+	case CommandPromote:
+		if c.State != Canary {
+			return nil
+		}
+		c.resumePaused(now)
+		gate := manualGate(c.Step, command.By, now)
+		if command.Full || c.Step == len(c.Strategy.Steps) {
+			return r.advance(Move{To: Promoting, Proof: gate}, now)
+		}
+		return r.advance(Move{To: Canary, Step: c.Step + 1, Proof: gate}, now)
+	case CommandPause:
+		if !c.Paused {
+			c.Paused, c.PausedBy, c.PausedAt = true, command.By, now
+		}
+	case CommandResume:
+		c.resumePaused(now)
+	case CommandAbort:
+		if c.State != RollingBack {
+			return r.advance(Move{To: RollingBack, Ending: EndedByAbort, EndedBy: command.By}, now)
+		}
+	case CommandSupersede:
+		if c.State != Withdrawing && c.State != Finishing {
+			return r.advance(Move{To: Withdrawing, Ending: EndedBySuperior, EndedBy: command.By}, now)
+		}
+	}
+	return nil
+}
+
+// resumePaused ends a pause; the time it took counts for no deadline.
+func (r *Rollout) resumePaused(now time.Time) {
+	if !r.Paused {
+		return
+	}
+	pause := max(now.Sub(r.PausedAt), 0)
+	r.Paused, r.PausedBy, r.PausedAt = false, "", time.Time{}
+	r.shift(pause, now)
+}

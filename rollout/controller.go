@@ -1,0 +1,413 @@
+package rollout
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tidegate-ci/tidegate/rollout/manifest"
+)
+
+// Options of a controller; the zero value is usable.
+type Options struct {
+	// Clock tells the time; nil means one that is immune to steps of the
+	// machine's clock while the process lives.
+	Clock func() time.Time
+	Log   *zap.Logger
+	// Notify is called when a rollout ends and when it begins to go back.
+	Notify func(Record)
+	// Patience is how long an API server that does not answer is waited for; 0
+	// means ten minutes.
+	Patience time.Duration
+}
+
+// Controller rolls out releases in one cluster. It is safe for concurrent use.
+type Controller struct {
+	clients *clients
+	clock   func() time.Time
+	notify  func(Record)
+}
+
+// New makes a controller. It makes no request.
+func New(cluster Cluster, options Options) (*Controller, error) {
+	if options.Log == nil {
+		options.Log = zap.NewNop()
+	}
+	if options.Patience == 0 {
+		options.Patience = defaultPatience
+	}
+	if options.Clock == nil {
+		start := time.Now()
+		options.Clock = func() time.Time { return start.Add(time.Since(start)).UTC() }
+	}
+	if options.Notify == nil {
+		options.Notify = func(Record) {}
+	}
+	clients, err := newClients(cluster, options.Log, options.Patience)
+	if err != nil {
+		return nil, err
+	}
+	return &Controller{clients: clients, clock: options.Clock, notify: options.Notify}, nil
+}
+
+// Target names an application in a namespace.
+type Target struct{ App, Namespace string }
+
+func (c *Controller) store(t Target) *store {
+	return &store{clients: c.clients, app: t.App, namespace: t.Namespace}
+}
+
+// Result is how a rollout ended.
+type Result struct {
+	Rollout Rollout
+	// Unchanged is true when the release ran and was verified already.
+	Unchanged bool
+}
+
+// Start rolls a release out and returns when it is verified, or has been taken
+// back (then the error is ErrFailed, ErrAborted, ErrSuperseded or ErrRejected
+// wrapped in the reason). A rollout of another release that is under way is
+// superseded. When ctx ends, Start stops to act and leaves the rollout as it
+// is; Start with the same release and RunID, or Continue, goes on.
+func (c *Controller) Start(ctx context.Context, request Request, progress func(Progress)) (Result, error) {
+	if err := request.check(); err != nil {
+		return Result{}, err
+	}
+	s := c.store(Target{request.App, request.Namespace})
+	if err := c.ensureNamespace(ctx, request); err != nil {
+		return Result{}, err
+	}
+	supersede := func(record *Record) *Command {
+		if sameWork(record.Current, request) {
+			return nil
+		}
+		return &Command{ID: newID(), Kind: CommandSupersede, Revision: record.Current.Revision, By: request.describe(), At: c.clock()}
+	}
+	d, err := c.own(ctx, s, supersede, progress)
+	if err != nil {
+		return Result{}, err
+	}
+	defer d.close()
+	if d.record.Live() {
+		mine := sameWork(d.record.Current, request)
+		if !mine {
+			d.record.Command = supersede(d.record)
+		}
+		if err := d.finishCurrent(ctx, nil); err != nil {
+			return Result{}, err
+		}
+		if mine {
+			return resultOf(*d.record.Current)
+		}
+	}
+	if done := d.record.already(request); done != nil {
+		result, err := resultOf(*done)
+		result.Unchanged = err == nil && done.RunID != request.RunID
+		return result, err
+	}
+	if err := d.begin(ctx, request); err != nil {
+		return Result{}, err
+	}
+	if err := d.finishCurrent(ctx, nil); err != nil {
+		return Result{}, err
+	}
+	return resultOf(*d.record.Current)
+}
+
+// sameWork tells whether r is the rollout that the request asks for.
+func sameWork(r *Rollout, request Request) bool {
+	return r != nil && r.Digest == request.Release.Digest && r.RunID == request.RunID && r.RollbackTo == 0
+}
+
+// already finds the ended rollout that makes the request needless: the same
+// run's, or one of the same release that serves and is verified.
+func (r *Record) already(request Request) *Rollout {
+	if request.RunID != "" && sameWork(r.Current, request) {
+		return r.Current
+	}
+	if r.Stable != r.Verified || r.Verified == 0 {
+		return nil
+	}
+	if serving := r.Revision(r.Verified); serving != nil && serving.Digest == request.Release.Digest {
+		return serving
+	}
+	return nil
+}
+
+func (r Request) describe() string {
+	text := orUnknown(r.By)
+	if r.Commit != "" {
+		text += " (commit " + r.Commit[:min(len(r.Commit), 10)] + ")"
+	}
+	return text
+}
+
+func resultOf(r Rollout) (Result, error) {
+	result := Result{Rollout: r}
+	switch {
+	case r.State == Verified:
+		return result, nil
+	case r.State == Superseded:
+		return result, fmt.Errorf("%w: %s", ErrSuperseded, r.Sentence())
+	case r.Ending == EndedByAbort:
+		return result, fmt.Errorf("%w: %s", ErrAborted, r.Sentence())
+	case r.Failure != nil && r.Failure.Reason == ManifestRejected:
+		return result, fmt.Errorf("%w: %s", ErrRejected, r.Sentence())
+	}
+	return result, fmt.Errorf("%w: %s", ErrFailed, r.Sentence())
+}
+
+// Continue drives the rollout that is under way, for instance after the process
+// that did has died, and returns like Start. It waits for a live owner's lease.
+func (c *Controller) Continue(ctx context.Context, target Target, progress func(Progress)) (Result, error) {
+	s := c.store(target)
+	d, err := c.own(ctx, s, nil, progress)
+	if err != nil {
+		return Result{}, err
+	}
+	defer d.close()
+	if d.record.Current == nil {
+		return Result{}, fmt.Errorf("%w: %s in namespace %s", ErrNotFound, target.App, target.Namespace)
+	}
+	if err := d.finishCurrent(ctx, nil); err != nil {
+		return Result{}, err
+	}
+	return resultOf(*d.record.Current)
+}
+
+// Status returns the record, and who drives it now ("" when nobody does).
+func (c *Controller) Status(ctx context.Context, target Target) (*Record, string, error) {
+	s := c.store(target)
+	record, version, err := s.load(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	if version == "" {
+		return nil, "", fmt.Errorf("%w: %s in namespace %s", ErrNotFound, target.App, target.Namespace)
+	}
+	object, err := s.getLease(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	now := c.clock()
+	owner := heldBy(object, now, now)
+	if owner != "" && now.Sub(object.Spec.RenewTime.Time) > leaseTTL {
+		owner = ""
+	}
+	return record, owner, nil
+}
+
+// History lists the rollouts that the record remembers, newest first.
+func (c *Controller) History(ctx context.Context, target Target) ([]Rollout, error) {
+	record, _, err := c.Status(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	rollouts := slices.Clone(record.History)
+	if record.Live() {
+		rollouts = slices.Insert(rollouts, 0, *record.Current)
+	}
+	return rollouts, nil
+}
+
+// List returns the records of a namespace, or of all with "".
+func (c *Controller) List(ctx context.Context, namespace string) ([]Record, error) {
+	var records []Record
+	err := c.clients.retry(ctx, "listing applications", func(ctx context.Context) error {
+		list, err := c.clients.kube.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{LabelSelector: labelRecord + "=true"})
+		if err != nil {
+			return err
+		}
+		records = nil
+		for i := range list.Items {
+			record, err := decodeRecord(&list.Items[i])
+			if err != nil {
+				return err
+			}
+			records = append(records, *record)
+		}
+		return nil
+	})
+	return records, err
+}
+
+func newID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// own makes this process the owner of the application. While another holds the
+// lease it is given the command that ask makes for a live rollout.
+func (c *Controller) own(ctx context.Context, s *store, ask func(*Record) *Command, progress func(Progress)) (*driver, error) {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	identity := fmt.Sprintf("%s-%d-%s", host, os.Getpid(), newID())
+	seen, version, asked := time.Time{}, "", 0
+	for {
+		object, err := s.getLease(ctx)
+		if err != nil {
+			return nil, err
+		}
+		now := time.Now()
+		if object == nil || object.ResourceVersion != version {
+			seen, version = now, ""
+			if object != nil {
+				version = object.ResourceVersion
+			}
+		}
+		holder := heldBy(object, seen, now)
+		if holder == "" {
+			taken, err := s.take(ctx, object, identity, c.clock())
+			if err == nil {
+				return c.owned(ctx, s, object, taken, identity, progress)
+			}
+			if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+				continue
+			}
+			if !transient(err) {
+				return nil, fmt.Errorf("taking the lease of %s: %w", s.app, err)
+			}
+			if err := pause(ctx, retryFirst); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		record, _, err := s.load(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if ask != nil && record.Live() && asked != record.Current.Revision {
+			if command := ask(record); command != nil {
+				if err := s.command(ctx, *command); err != nil {
+					return nil, err
+				}
+				progress(Progress{Time: c.clock(), Revision: record.Current.Revision, State: record.Current.State,
+					Message: fmt.Sprintf("asked %s to make way for this release", holder)})
+			}
+			asked = record.Current.Revision
+		}
+		if err := s.awaitLease(ctx, object, seen.Add(leaseTTL).Sub(now)); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// awaitLease returns when the lease changes from what object shows, or after at most.
+func (s *store) awaitLease(ctx context.Context, object *coordinationv1.Lease, most time.Duration) error {
+	bounded, cancel := context.WithTimeout(ctx, max(most, retryFirst))
+	defer cancel()
+	watch, err := s.kube.CoordinationV1().Leases(s.namespace).Watch(bounded, metav1.ListOptions{
+		FieldSelector: "metadata.name=" + s.name(), ResourceVersion: object.ResourceVersion})
+	if err == nil {
+		defer watch.Stop()
+		select {
+		case <-bounded.Done():
+		case <-watch.ResultChan():
+			return ctx.Err()
+		}
+	} else if err := pause(ctx, retryFirst); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// owned writes down that this process owns the application from now on.
+func (c *Controller) owned(ctx context.Context, s *store, before, taken *coordinationv1.Lease, identity string, progress func(Progress)) (*driver, error) {
+	if progress == nil {
+		progress = func(Progress) {}
+	}
+	d := &driver{store: s, lease: s.holdLease(taken, identity, c.clock), clock: c.clock, progress: progress, notify: c.notify}
+	var err error
+	if d.record, d.version, err = s.load(ctx); err == nil && d.version != "" {
+		if d.record.Live() && before != nil && before.Spec.RenewTime != nil {
+			d.record.Current.resume(before.Spec.RenewTime.Time, c.clock())
+		}
+		for {
+			d.record.Fence++
+			if d.version, err = s.save(ctx, d.record, d.version); !apierrors.IsConflict(err) {
+				break
+			}
+			if d.record, d.version, err = s.load(ctx); err != nil {
+				break
+			}
+		}
+	}
+	if err != nil {
+		d.close()
+		return nil, fmt.Errorf("taking over %s: %w", s.app, err)
+	}
+	return d, nil
+}
+
+// close gives the application up.
+func (d *driver) close() {
+	if d.watch != nil {
+		d.watch.stop()
+	}
+	if err := d.lease.release(); err != nil {
+		d.log.Warn("the lease stays until it expires", zap.Error(err))
+	}
+}
+
+// finishCurrent drives the current rollout until it has ended or done says so.
+func (d *driver) finishCurrent(ctx context.Context, done func(*Record) bool) error {
+	r := d.record.Current
+	if r.State.Final() && d.record.Command == nil {
+		return nil
+	}
+	var err error
+	if d.release == nil || d.release.Digest != r.Digest {
+		if d.release, err = d.store.release(ctx, r.Revision); err != nil {
+			return err
+		}
+	}
+	d.base = nil
+	if r.Base != 0 {
+		if d.base, err = d.store.release(ctx, r.Base); err != nil {
+			return err
+		}
+	}
+	if d.watch != nil {
+		d.watch.stop()
+	}
+	if d.watch, err = d.observe(ctx, d.release, d.base); err != nil {
+		return err
+	}
+	return d.run(ctx, done)
+}
+
+// ensureNamespace creates the target namespace if the release itself brings it;
+// otherwise it must exist.
+func (c *Controller) ensureNamespace(ctx context.Context, request Request) error {
+	return c.clients.retry(ctx, "looking for the namespace", func(ctx context.Context) error {
+		_, err := c.clients.kube.CoreV1().Namespaces().Get(ctx, request.Namespace, metav1.GetOptions{})
+		if apierrors.IsForbidden(err) {
+			return nil // may work in it all the same
+		}
+		if !apierrors.IsNotFound(err) {
+			return err
+		}
+		for _, u := range request.Release.Objects {
+			if u.GetKind() == "Namespace" && u.GetName() == request.Namespace {
+				_, err := c.clients.apply(ctx, manifest.Stamped(u, request.App, 0, request.Release.Digest), FieldManager, true, false)
+				return err
+			}
+		}
+		return fmt.Errorf("%w: namespace %s does not exist; create it, or add it to the manifests", ErrInvalid, request.Namespace)
+	})
+}

@@ -1,0 +1,272 @@
+package rollout
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/tidegate-ci/tidegate/rollout/health"
+	"github.com/tidegate-ci/tidegate/rollout/manifest"
+)
+
+// ActionKind names what can be done next.
+type ActionKind string
+
+// The actions. Each is one write, or a set of writes that may be repeated.
+const (
+	Wait          ActionKind = "wait"           // for a change, or until a time
+	Obey          ActionKind = "obey"           // answer the command in the record
+	Advance       ActionKind = "advance"        // record a move
+	Mark          ActionKind = "mark"           // record progress within a state
+	ApplyNeeded   ActionKind = "apply_needed"   // what new pods need and others do not notice
+	ApplyRelease  ActionKind = "apply_release"  // the whole new release
+	ApplyBase     ActionKind = "apply_base"     // the whole base, over whatever is there
+	ApplyWorkload ActionKind = "apply_workload" // one workload again, with other settings
+	ScaleCanary   ActionKind = "scale_canary"   // create it, or change its size
+	RemoveCanary  ActionKind = "remove_canary"
+	Prune         ActionKind = "prune" // objects that no revision in use needs
+)
+
+// Action is the next thing to do, and why.
+type Action struct {
+	Kind ActionKind
+	Why  string
+	// Until is when to look again if nothing changes before; zero: on change only.
+	Until time.Time
+	// Ref is the workload; for canaries, the stable one.
+	Ref      manifest.Ref
+	Replicas int32
+	Paused   bool
+	Bake     time.Duration
+	// Move is recorded when the action has succeeded; alone with Advance.
+	Move *Move
+	// Ready, Restored and Peak are what Mark (or a successful ApplyBase) records.
+	Ready, Restored bool
+	Peak            int32
+}
+
+// Decide tells what to do next. It is pure: the same record, observation and
+// time always give the same action.
+func Decide(record *Record, obs Observation, now time.Time) Action {
+	if record.Command != nil {
+		return Action{Kind: Obey, Why: fmt.Sprintf("%s asked for by %s", record.Command.Kind, orUnknown(record.Command.By))}
+	}
+	r := record.Current
+	switch r.State {
+	case Pending:
+		return Action{Kind: Advance, Why: "the release is accepted", Move: &Move{To: Applying}}
+	case Applying:
+		return decideApplying(record, r, obs)
+	case Canary:
+		return decideCanary(r, obs, now)
+	case Promoting:
+		return Action{Kind: ApplyRelease, Bake: r.Bake, Paused: r.Paused, Why: "promoting to the stable workload", Move: &Move{To: Rolling}}
+	case Rolling:
+		return decideRolling(r, obs, now)
+	case Finishing:
+		return decideFinishing(r, obs)
+	case RollingBack:
+		return decideRollingBack(r, obs, now)
+	case Withdrawing:
+		if a, ok := removeCanary(obs); ok {
+			return a
+		}
+		return Action{Kind: Advance, Why: "made way for a newer release", Move: &Move{To: Superseded}}
+	}
+	return Action{Kind: Wait, Why: r.Sentence()}
+}
+
+func decideApplying(record *Record, r *Rollout, obs Observation) Action {
+	if r.Strategy.Kind == RollingStrategy {
+		return Action{Kind: ApplyRelease, Bake: r.Bake, Paused: r.Paused, Why: "applying the release", Move: &Move{To: Rolling}}
+	}
+	// A canary of an older rollout must not be taken for one of this.
+	for _, c := range obs.Canaries {
+		if c.Release != r.Digest {
+			return Action{Kind: RemoveCanary, Ref: c.Stable, Why: "removing the canary of another release"}
+		}
+	}
+	if record.Stable != r.Base && !r.Restored {
+		return Action{Kind: ApplyBase, Why: "a superseded release had begun to replace the stable one: putting that back before the canary", Restored: true}
+	}
+	return Action{Kind: ApplyNeeded, Why: "applying what the canary needs", Move: &Move{To: Canary, Step: 1}}
+}
+
+func decideCanary(r *Rollout, obs Observation, now time.Time) Action {
+	step := r.Strategy.Steps[r.Step-1]
+	waiting, ready := "", true
+	recheck := time.Time{}
+	for _, ref := range r.Canaries {
+		stable := obs.workload(ref)
+		if stable == nil || !stable.Exists {
+			return failing(r, ref, health.Verdict{Reason: health.WorkloadMissing, Message: "the stable workload is gone"})
+		}
+		size := canarySize(step.Weight, stable.Replicas)
+		c := obs.canary(ref)
+		if c == nil || c.Release != r.Digest || c.Replicas != size {
+			return Action{Kind: ScaleCanary, Ref: ref, Replicas: size,
+				Why: fmt.Sprintf("canary step %d: %d %% of %d pods is %d, %.1f %% of the traffic if all pods serve alike",
+					r.Step, step.Weight, stable.Replicas, size, 100*float64(size)/float64(max(size+stable.Replicas, 1)))}
+		}
+		if c.Health.Status == health.Failed {
+			return failing(r, ref, c.Health)
+		}
+		if c.ReadySince.IsZero() {
+			ready = false
+			waiting = fmt.Sprintf("canary %d %%: %s", step.Weight, c.Health.Message)
+		}
+		recheck = sooner(recheck, c.Health.Recheck)
+	}
+	if ready && r.StepReadyAt.IsZero() {
+		return Action{Kind: Mark, Ready: true, Why: fmt.Sprintf("canary %d %%: all pods ready", step.Weight)}
+	}
+	if r.Paused {
+		return Action{Kind: Wait, Until: recheck, Why: fmt.Sprintf("paused by %s at canary step %d", orUnknown(r.PausedBy), r.Step)}
+	}
+	passed, until := judgeStep(r, obs, now)
+	if passed != nil {
+		if r.Step < len(r.Strategy.Steps) {
+			return Action{Kind: Advance, Why: fmt.Sprintf("canary step %d passed", r.Step), Move: &Move{To: Canary, Step: r.Step + 1, Proof: passed}}
+		}
+		return Action{Kind: Advance, Why: "the canary passed", Move: &Move{To: Promoting, Proof: passed}}
+	}
+	deadline := stepDeadline(r, step)
+	if !now.Before(deadline) {
+		return late(r, now, waiting)
+	}
+	if waiting == "" {
+		waiting = fmt.Sprintf("canary %d %%: healthy, held until %s", step.Weight, until.Format(time.TimeOnly))
+	}
+	return Action{Kind: Wait, Until: sooner(sooner(recheck, until), deadline), Why: waiting}
+}
+
+// stepDeadline bounds a step whatever its pods do: first they must all be ready
+// once, then the gate must pass.
+func stepDeadline(r *Rollout, step Step) time.Time {
+	if r.StepReadyAt.IsZero() {
+		return r.StateSince.Add(r.Deadline)
+	}
+	return r.StepReadyAt.Add(max(step.Hold, r.Bake) + r.Deadline)
+}
+
+func decideRolling(r *Rollout, obs Observation, now time.Time) Action {
+	recheck, waiting := time.Time{}, ""
+	var available int32
+	for _, w := range obs.Workloads {
+		if !w.Exists || w.Release != r.Digest || (w.Paused != r.Paused && w.Ref.Kind == "Deployment") {
+			return Action{Kind: ApplyWorkload, Ref: w.Ref, Bake: r.Bake, Paused: r.Paused, Why: fmt.Sprintf("applying %s", w.Ref)}
+		}
+		if w.Health.Status == health.Failed {
+			return failing(r, w.Ref, w.Health)
+		}
+		if w.Health.Reason != health.StatusStale {
+			available += w.Health.Available
+		}
+		if w.ReadySince.IsZero() && waiting == "" {
+			waiting = w.Ref.Name + ": " + w.Health.Message
+		}
+		recheck = sooner(recheck, w.Health.Recheck)
+	}
+	if available > r.Peak {
+		return Action{Kind: Mark, Peak: available, Why: fmt.Sprintf("%d new pods available", available)}
+	}
+	if r.Paused {
+		return Action{Kind: Wait, Until: recheck, Why: "paused by " + orUnknown(r.PausedBy)}
+	}
+	passed, until := judgeWorkloads(r, obs, now)
+	if passed != nil {
+		return Action{Kind: Advance, Why: "all pods of the new release are good", Move: &Move{To: Finishing, Proof: passed}}
+	}
+	deadline := latest(r.StateSince, r.LastProgress).Add(r.Deadline + r.Bake)
+	if !now.Before(deadline) {
+		return late(r, now, waiting)
+	}
+	if waiting == "" {
+		waiting = "healthy, baking until " + until.Format(time.TimeOnly)
+	}
+	return Action{Kind: Wait, Until: sooner(sooner(recheck, until), deadline), Why: waiting}
+}
+
+func decideFinishing(r *Rollout, obs Observation) Action {
+	if a, ok := removeCanary(obs); ok {
+		return a
+	}
+	for _, w := range obs.Workloads {
+		if w.Raised || w.Paused {
+			return Action{Kind: ApplyWorkload, Ref: w.Ref, Why: fmt.Sprintf("giving %s its own settings back", w.Ref)}
+		}
+	}
+	return Action{Kind: Prune, Why: "removing what no release in use needs", Move: &Move{To: Verified}}
+}
+
+func decideRollingBack(r *Rollout, obs Observation, now time.Time) Action {
+	if a, ok := removeCanary(obs); ok {
+		return a
+	}
+	if r.Base == 0 {
+		return Action{Kind: Advance, Why: "there is no verified revision to go back to; what was created stays for a look", Move: &Move{To: Failed}}
+	}
+	if !r.StableTouched {
+		return Action{Kind: Prune, Why: "the stable workload was never touched", Move: &Move{To: RolledBack}}
+	}
+	if !r.Restored {
+		return Action{Kind: ApplyBase, Restored: true, Why: fmt.Sprintf("applying revision %d again", r.Base)}
+	}
+	waiting, ready, recheck := "", true, time.Time{}
+	for _, w := range obs.Workloads {
+		if w.ReadySince.IsZero() {
+			ready, waiting = false, w.Ref.Name+": "+w.Health.Message
+			recheck = sooner(recheck, w.Health.Recheck)
+		}
+	}
+	if ready {
+		return Action{Kind: Prune, Why: fmt.Sprintf("revision %d serves again", r.Base), Move: &Move{To: RolledBack}}
+	}
+	deadline := r.StateSince.Add(r.Deadline)
+	if !now.Before(deadline) {
+		f := Failure{Reason: health.DeadlineExceeded, Message: fmt.Sprintf("revision %d did not become healthy again within %s: %s", r.Base, r.Deadline, waiting)}
+		if r.Failure != nil {
+			f.Message += "; first failure: " + r.Failure.Message
+			f.Workload, f.Container, f.Log = r.Failure.Workload, r.Failure.Container, r.Failure.Log
+		}
+		return Action{Kind: Advance, Why: f.Message, Move: &Move{To: Failed, Failure: &f}}
+	}
+	return Action{Kind: Wait, Until: sooner(recheck, deadline), Why: "rolling back: " + waiting}
+}
+
+func removeCanary(obs Observation) (Action, bool) {
+	for _, c := range obs.Canaries {
+		return Action{Kind: RemoveCanary, Ref: c.Stable, Why: "removing the canary of " + c.Stable.Name}, true
+	}
+	return Action{}, false
+}
+
+// failing goes back because of what v says.
+func failing(r *Rollout, ref manifest.Ref, v health.Verdict) Action {
+	name := ref.Name
+	if r.State == Canary {
+		name += canarySuffix
+	}
+	f := &Failure{Reason: v.Reason, Message: name + ": " + v.Message, Workload: name, Container: v.Failing}
+	return Action{Kind: Advance, Why: f.Message, Move: &Move{To: RollingBack, Ending: EndedByFailure, Failure: f}}
+}
+
+func late(r *Rollout, now time.Time, waiting string) Action {
+	f := &Failure{Reason: health.DeadlineExceeded,
+		Message: fmt.Sprintf("no progress for %s (deadline %s): %s", now.Sub(latest(r.StateSince, r.LastProgress)).Round(time.Second), r.Deadline, waiting)}
+	return Action{Kind: Advance, Why: f.Message, Move: &Move{To: RollingBack, Ending: EndedByFailure, Failure: f}}
+}
+
+// sooner is the earlier of two times of which zero means never.
+func sooner(a, b time.Time) time.Time {
+	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
+		return b
+	}
+	return a
+}
+
+func latest(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,67 @@
+package rollout
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// healthGate is the proof that all pods were judged good for the bake time.
+func healthGate(step int, evidence string, now time.Time) *proof {
+	return &proof{Gate{Step: step, Kind: "health", Passed: true, Evidence: evidence, At: now}}
+}
+
+// manualGate is a person's word in place of a judge's.
+func manualGate(step int, by string, now time.Time) *proof {
+	return &proof{Gate{Step: step, Kind: "manual", Passed: true, Evidence: "promoted by " + orUnknown(by), By: by, At: now}}
+}
+
+// judgeStep is the gate of the canary's present step. It passes when every
+// canary has been ready for the bake time without a break and the step's hold
+// is over; otherwise until is when that may be.
+func judgeStep(r *Rollout, obs Observation, now time.Time) (passed *proof, until time.Time) {
+	if r.StepReadyAt.IsZero() {
+		return nil, time.Time{}
+	}
+	until = r.StepReadyAt.Add(r.Strategy.Steps[r.Step-1].Hold)
+	var evidence []string
+	for _, ref := range r.Canaries {
+		c := obs.canary(ref)
+		if c == nil || c.ReadySince.IsZero() {
+			return nil, time.Time{}
+		}
+		if baked := c.ReadySince.Add(r.Bake); baked.After(until) {
+			until = baked
+		}
+		evidence = append(evidence, fmt.Sprintf("%s-canary: %d of %d pods ready for %s, %d restarts",
+			ref.Name, c.Health.Ready, c.Replicas, now.Sub(c.ReadySince).Round(100*time.Millisecond), c.Health.Restarts))
+	}
+	if now.Before(until) {
+		return nil, until
+	}
+	return healthGate(r.Step, strings.Join(evidence, "; "), now), time.Time{}
+}
+
+// judgeWorkloads is the gate of the stable workloads. Deployments bake each pod
+// on the way, by the minReadySeconds they were given; others bake at the end.
+func judgeWorkloads(r *Rollout, obs Observation, now time.Time) (passed *proof, until time.Time) {
+	var evidence []string
+	for _, w := range obs.Workloads {
+		if w.ReadySince.IsZero() {
+			return nil, time.Time{}
+		}
+		if w.MinReady < r.Bake {
+			if baked := w.ReadySince.Add(r.Bake); baked.After(until) {
+				until = baked
+			}
+		}
+		evidence = append(evidence, fmt.Sprintf("%s: %d of %d pods available, %d restarts", w.Ref.Name, w.Health.Available, w.Health.Desired, w.Health.Restarts))
+	}
+	if now.Before(until) {
+		return nil, until
+	}
+	if len(evidence) == 0 {
+		evidence = []string{"the release has no workload to judge"}
+	}
+	return healthGate(0, strings.Join(evidence, "; "), now), time.Time{}
+}

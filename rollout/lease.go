@@ -1,0 +1,185 @@
+package rollout
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tidegate-ci/tidegate/rollout/manifest"
+)
+
+// An owner renews its lease every leaseRenew; when it could not for leaseStop,
+// it stops writing, which is before others may take it, after leaseTTL.
+const (
+	leaseTTL   = 10 * time.Second
+	leaseRenew = 3 * time.Second
+	leaseStop  = 7 * time.Second
+)
+
+// lease is the right to act on one application, held as a
+// coordination.k8s.io Lease. Every change to it is checked by resourceVersion.
+type lease struct {
+	*store
+	identity string
+	clock    func() time.Time
+
+	mu      sync.Mutex
+	object  *coordinationv1.Lease
+	renewed time.Time // by the monotonic clock
+	lost    error
+
+	stop func()
+	done chan struct{}
+}
+
+// heldBy tells who holds the lease now; "" when nobody does. seen is when this
+// process first saw the lease as it is: expiry is judged by one clock alone.
+func heldBy(object *coordinationv1.Lease, seen, now time.Time) string {
+	if object == nil || object.Spec.HolderIdentity == nil || *object.Spec.HolderIdentity == "" {
+		return ""
+	}
+	if now.Sub(seen) >= leaseTTL {
+		return ""
+	}
+	// Long dead by any clock: no need to watch it die.
+	if at := object.Spec.RenewTime; at != nil && now.Sub(at.Time) > 6*leaseTTL {
+		return ""
+	}
+	return *object.Spec.HolderIdentity
+}
+
+func (s *store) getLease(ctx context.Context) (*coordinationv1.Lease, error) {
+	var object *coordinationv1.Lease
+	err := s.retry(ctx, "reading the lease of "+s.app, func(ctx context.Context) (err error) {
+		object, err = s.kube.CoordinationV1().Leases(s.namespace).Get(ctx, s.name(), metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			object, err = nil, nil
+		}
+		return err
+	})
+	return object, err
+}
+
+// take tries once to make identity the holder. It returns the time the last
+// holder renewed (zero when there was none).
+func (s *store) take(ctx context.Context, object *coordinationv1.Lease, identity string, now time.Time) (*coordinationv1.Lease, error) {
+	seconds := int32(leaseTTL / time.Second)
+	at := metav1.NewMicroTime(now)
+	if object == nil {
+		return s.kube.CoordinationV1().Leases(s.namespace).Create(ctx, &coordinationv1.Lease{
+			ObjectMeta: metav1.ObjectMeta{Name: s.name(), Namespace: s.namespace,
+				Labels: map[string]string{manifest.LabelApp: s.app, labelRecord: "true"}},
+			Spec: coordinationv1.LeaseSpec{HolderIdentity: &identity, LeaseDurationSeconds: &seconds, AcquireTime: &at, RenewTime: &at},
+		}, metav1.CreateOptions{FieldManager: FieldManager})
+	}
+	object = object.DeepCopy()
+	transitions := int32(1)
+	if object.Spec.LeaseTransitions != nil {
+		transitions = *object.Spec.LeaseTransitions + 1
+	}
+	object.Spec = coordinationv1.LeaseSpec{HolderIdentity: &identity, LeaseDurationSeconds: &seconds,
+		AcquireTime: &at, RenewTime: &at, LeaseTransitions: &transitions}
+	return s.kube.CoordinationV1().Leases(s.namespace).Update(ctx, object, metav1.UpdateOptions{FieldManager: FieldManager})
+}
+
+// holdLease starts to renew an object that this process has just taken.
+func (s *store) holdLease(object *coordinationv1.Lease, identity string, clock func() time.Time) *lease {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &lease{store: s, identity: identity, clock: clock, object: object, renewed: time.Now(), stop: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(l.done)
+		l.renew(ctx)
+	}()
+	return l
+}
+
+func (l *lease) renew(ctx context.Context) {
+	ticker := time.NewTicker(leaseRenew)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			l.renewOnce(ctx)
+		}
+	}
+}
+
+func (l *lease) renewOnce(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, leaseRenew)
+	defer cancel()
+	l.mu.Lock()
+	object := l.object.DeepCopy()
+	l.mu.Unlock()
+	before := time.Now()
+	at := metav1.NewMicroTime(l.clock())
+	object.Spec.RenewTime = &at
+	written, err := l.kube.CoordinationV1().Leases(l.namespace).Update(ctx, object, metav1.UpdateOptions{FieldManager: FieldManager})
+	if apierrors.IsConflict(err) {
+		// Ours, if an answer got lost; someone else's otherwise.
+		written, err = l.kube.CoordinationV1().Leases(l.namespace).Get(ctx, l.name(), metav1.GetOptions{})
+		if err == nil && (written.Spec.HolderIdentity == nil || *written.Spec.HolderIdentity != l.identity) {
+			holder := "nobody"
+			if written.Spec.HolderIdentity != nil {
+				holder = *written.Spec.HolderIdentity
+			}
+			l.mu.Lock()
+			l.lost = &lostError{owner: holder}
+			l.mu.Unlock()
+			return
+		}
+	}
+	if apierrors.IsNotFound(err) {
+		l.mu.Lock()
+		l.lost = &lostError{owner: "nobody: the lease was deleted"}
+		l.mu.Unlock()
+		return
+	}
+	if err != nil {
+		return // the next tick tries again
+	}
+	l.mu.Lock()
+	l.object, l.renewed = written, before
+	l.mu.Unlock()
+}
+
+// held returns nil while this process may write. away is for how long the lease
+// could not be renewed, when that is why it may not.
+func (l *lease) held() (away time.Duration, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lost != nil {
+		return 0, l.lost
+	}
+	if since := time.Since(l.renewed); since > leaseStop {
+		return since, nil
+	}
+	return 0, nil
+}
+
+// release gives the lease up, so that the next owner need not wait.
+func (l *lease) release() error {
+	l.stop()
+	<-l.done
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lost != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), leaseRenew)
+	defer cancel()
+	nobody, at := "", metav1.NewMicroTime(l.clock())
+	object := l.object.DeepCopy()
+	object.Spec.HolderIdentity, object.Spec.RenewTime = &nobody, &at
+	_, err := l.kube.CoordinationV1().Leases(l.namespace).Update(ctx, object, metav1.UpdateOptions{FieldManager: FieldManager})
+	if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("giving up the lease of %s: %w", l.app, err)
+	}
+	return nil
+}

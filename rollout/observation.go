@@ -1,0 +1,69 @@
+package rollout
+
+import (
+	"time"
+
+	"github.com/tidegate-ci/tidegate/rollout/health"
+	"github.com/tidegate-ci/tidegate/rollout/manifest"
+)
+
+// Observation is what the cluster shows of the release that a rollout is
+// moving to: the new one, or the base while it goes back.
+type Observation struct {
+	// Workloads are those of that release, in the order of application.
+	Workloads []Workload
+	// Canaries are canary workloads that exist, whichever release they run.
+	Canaries []CanaryWorkload
+}
+
+// Workload is a Deployment, StatefulSet or DaemonSet as it is now.
+type Workload struct {
+	Ref    manifest.Ref
+	Exists bool
+	// Release is the digest of the release it was last written for.
+	Release string
+	// Paused as the object says. MinReady is how long its controller lets a pod
+	// be ready before it counts; Raised, that a rollout put that up to its bake time.
+	Paused   bool
+	MinReady time.Duration
+	Raised   bool
+	// Replicas it is told to have, by us or by an autoscaler.
+	Replicas int32
+	Health   health.Verdict
+	// ReadySince is since when this process has seen it ready without a break;
+	// zero when it is not.
+	ReadySince time.Time
+}
+
+// CanaryWorkload is the second Deployment beside Stable.
+type CanaryWorkload struct {
+	Stable     manifest.Ref
+	Release    string
+	Replicas   int32
+	Health     health.Verdict
+	ReadySince time.Time
+}
+
+func (o *Observation) workload(ref manifest.Ref) *Workload {
+	for i := range o.Workloads {
+		if o.Workloads[i].Ref.Same(ref) {
+			return &o.Workloads[i]
+		}
+	}
+	return nil
+}
+
+func (o *Observation) canary(stable manifest.Ref) *CanaryWorkload {
+	for i := range o.Canaries {
+		if o.Canaries[i].Stable.Same(stable) {
+			return &o.Canaries[i]
+		}
+	}
+	return nil
+}
+
+// canarySize is how many pods of the canary stand for weight percent of n,
+// rounded up so that a small weight of a small workload is still one pod.
+func canarySize(weight int, n int32) int32 {
+	return max(int32((int64(weight)*int64(n)+99)/100), 1)
+}

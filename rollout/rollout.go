@@ -1,0 +1,298 @@
+// Package rollout moves an application in a cluster from one release to the
+// next, promotes only through passing gates and goes back by itself.
+//
+// It is level-triggered: observe the cluster, decide (a pure function), act
+// (one write), record. The record lives in the cluster, so any process may go
+// on where another stopped. See README.md for states, gates and reasons.
+package rollout
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/tidegate-ci/tidegate/rollout/health"
+	"github.com/tidegate-ci/tidegate/rollout/manifest"
+)
+
+// Defaults of a rollout that sets nothing.
+const (
+	// DefaultBake is how long new pods must stay good before they count. It is
+	// longer than most versions need to crash after they turned ready; zero is
+	// faster and means a version may replace everything before it crashes.
+	DefaultBake = 10 * time.Second
+	// DefaultDeadline bounds the time without progress.
+	DefaultDeadline = 5 * time.Minute
+)
+
+// Limits.
+const (
+	MaxHistory    = 10 // revisions whose manifests are kept
+	MaxSteps      = 50
+	MaxBake       = time.Hour
+	MaxHold       = 7 * 24 * time.Hour
+	MaxDeadline   = 24 * time.Hour
+	maxAppLength  = 40
+	maxGates      = 2 * MaxSteps
+	maxLogLines   = 20
+	maxLogBytes   = 4 << 10
+	maxRecordText = 1 << 10
+)
+
+// StrategyKind names a strategy.
+type StrategyKind string
+
+// The strategies.
+const (
+	RollingStrategy StrategyKind = "rolling" // the workload's own controller updates it in place
+	CanaryStrategy  StrategyKind = "canary"  // a second workload beside the untouched stable one
+)
+
+// Strategy says how the move is made; the zero value is rolling.
+type Strategy struct {
+	Kind  StrategyKind `json:"kind,omitempty"`
+	Steps []Step       `json:"steps,omitempty"` // of a canary
+}
+
+// Step of a canary: Weight percent of the stable workload's replicas, rounded
+// up, run the new version, for at least Hold once they are healthy.
+type Step struct {
+	Weight int           `json:"weight"`
+	Hold   time.Duration `json:"hold,omitempty"`
+}
+
+// Request asks for a release to be rolled out.
+type Request struct {
+	App       string // names the record; a DNS label of at most 40 characters
+	Namespace string
+	Release   *manifest.Release
+	Strategy  Strategy
+	// Bake is how long new pods must stay good; nil means DefaultBake.
+	Bake *time.Duration
+	// Deadline bounds the time without progress; 0 means DefaultDeadline.
+	Deadline time.Duration
+	// Force takes over fields that others changed since Tidegate's last apply.
+	Force bool
+	// By, Commit and RunID say who asked, for which commit, in which run. The
+	// same Release with the same RunID continues a rollout that a dead process left.
+	By, Commit, RunID string
+}
+
+// check fills in defaults and refuses what makes no sense.
+func (r *Request) check() error {
+	if errs := validation.IsDNS1123Label(r.App); len(errs) > 0 || len(r.App) > maxAppLength {
+		return fmt.Errorf("%w: application name %q: use at most %d lower-case letters, digits and dashes", ErrInvalid, r.App, maxAppLength)
+	}
+	if r.Namespace == "" {
+		return fmt.Errorf("%w: no namespace given", ErrInvalid)
+	}
+	if r.Release == nil || len(r.Release.Objects) == 0 {
+		return fmt.Errorf("%w: the release holds no objects", ErrInvalid)
+	}
+	if r.Deadline == 0 {
+		r.Deadline = DefaultDeadline
+	}
+	if r.Deadline < time.Second || r.Deadline > MaxDeadline {
+		return fmt.Errorf("%w: deadline %s: use 1s to %s", ErrInvalid, r.Deadline, MaxDeadline)
+	}
+	if r.Bake == nil {
+		bake := DefaultBake
+		r.Bake = &bake
+	}
+	if *r.Bake < 0 || *r.Bake > MaxBake {
+		return fmt.Errorf("%w: bake time %s: use 0s to %s", ErrInvalid, *r.Bake, MaxBake)
+	}
+	switch r.Strategy.Kind {
+	case "":
+		r.Strategy.Kind = RollingStrategy
+	case RollingStrategy:
+	case CanaryStrategy:
+		if len(r.Strategy.Steps) == 0 || len(r.Strategy.Steps) > MaxSteps {
+			return fmt.Errorf("%w: a canary needs 1 to %d steps", ErrInvalid, MaxSteps)
+		}
+		for i, step := range r.Strategy.Steps {
+			if step.Weight < 1 || step.Weight > 100 {
+				return fmt.Errorf("%w: canary step %d: weight %d: use 1 to 100", ErrInvalid, i+1, step.Weight)
+			}
+			if step.Hold < 0 || step.Hold > MaxHold {
+				return fmt.Errorf("%w: canary step %d: hold %s: use 0s to %s", ErrInvalid, i+1, step.Hold, MaxHold)
+			}
+		}
+	default:
+		return fmt.Errorf("%w: unknown strategy %q: use rolling or canary", ErrInvalid, r.Strategy.Kind)
+	}
+	return nil
+}
+
+// Gate is what was judged before the rollout advanced. Without one that passed
+// there is no way forward; see transitions.
+type Gate struct {
+	Step int `json:"step"` // of the canary, from 1; 0 is the workload itself
+	// Kind is "health", or "manual" when a person promoted.
+	Kind     string    `json:"kind"`
+	Passed   bool      `json:"passed"`
+	Evidence string    `json:"evidence"`
+	By       string    `json:"by,omitempty"`
+	At       time.Time `json:"at"`
+}
+
+// Failure is why a release was not kept.
+type Failure struct {
+	Reason    health.Reason     `json:"reason"`
+	Message   string            `json:"message"`
+	Workload  string            `json:"workload,omitempty"`
+	Container *health.Container `json:"container,omitempty"`
+	// Log holds the last lines of the failing container.
+	Log []string `json:"log,omitempty"`
+}
+
+// Ending says why a rollout did not go to its end; empty while it may.
+type Ending string
+
+// The endings.
+const (
+	EndedByFailure  Ending = "failed"
+	EndedByAbort    Ending = "aborted"
+	EndedBySuperior Ending = "superseded"
+)
+
+// Rollout is the move to one revision, live or past.
+type Rollout struct {
+	Revision int           `json:"revision"`
+	Digest   string        `json:"digest"`
+	Strategy Strategy      `json:"strategy"`
+	Bake     time.Duration `json:"bake"`
+	Deadline time.Duration `json:"deadline"`
+	By       string        `json:"by,omitempty"`
+	Commit   string        `json:"commit,omitempty"`
+	RunID    string        `json:"runID,omitempty"`
+	Images   []string      `json:"images,omitempty"`
+	// RollbackTo is the revision whose content a manual rollback puts back.
+	RollbackTo int `json:"rollbackTo,omitempty"`
+	// Note tells what a person should know: objects taken over, a strategy that could not be used.
+	Note string `json:"note,omitempty"`
+
+	State State `json:"state"`
+	// Base is the verified revision to go back to; 0 when there is none.
+	Base int `json:"base,omitempty"`
+	// Step counts from 1 in state canary. Canaries are the workloads that have one.
+	Step     int            `json:"step,omitempty"`
+	Canaries []manifest.Ref `json:"canaries,omitempty"`
+	// StableTouched is set before the first write to a stable workload.
+	StableTouched bool `json:"stableTouched,omitempty"`
+	// Restored is set when the base has been applied again.
+	Restored bool `json:"restored,omitempty"`
+
+	Started time.Time `json:"started"`
+	// StateSince is when the state or step began, StepReadyAt when its pods were
+	// first all ready, LastProgress when Peak, the most pods available at once,
+	// last rose. None is moved by pods that go and come back.
+	StateSince   time.Time `json:"stateSince"`
+	StepReadyAt  time.Time `json:"stepReadyAt,omitzero"`
+	LastProgress time.Time `json:"lastProgress,omitzero"`
+	Peak         int32     `json:"peak,omitempty"`
+	Finished     time.Time `json:"finished,omitzero"`
+
+	Paused   bool      `json:"paused,omitempty"`
+	PausedBy string    `json:"pausedBy,omitempty"`
+	PausedAt time.Time `json:"pausedAt,omitzero"`
+
+	Ending  Ending   `json:"ending,omitempty"`
+	EndedBy string   `json:"endedBy,omitempty"`
+	Failure *Failure `json:"failure,omitempty"`
+	Gates   []Gate   `json:"gates,omitempty"`
+}
+
+// Verified tells whether the revision passed its gates and is fit to be gone back to.
+func (r *Rollout) Verified() bool { return r.State == Verified }
+
+// Sentence tells in one line how the rollout stands, for people.
+func (r *Rollout) Sentence() string {
+	why := ""
+	if r.Failure != nil {
+		why = ": " + r.Failure.Message
+	}
+	switch r.State {
+	case Verified:
+		return fmt.Sprintf("revision %d is verified", r.Revision)
+	case RolledBack:
+		if r.Ending == EndedByAbort {
+			return fmt.Sprintf("revision %d was aborted by %s; revision %d serves", r.Revision, orUnknown(r.EndedBy), r.Base)
+		}
+		return fmt.Sprintf("revision %d was rolled back to revision %d%s", r.Revision, r.Base, why)
+	case Failed:
+		return fmt.Sprintf("revision %d failed%s", r.Revision, why)
+	case Superseded:
+		return fmt.Sprintf("revision %d was superseded by %s", r.Revision, orUnknown(r.EndedBy))
+	case RollingBack:
+		if r.Ending == EndedByAbort {
+			return fmt.Sprintf("revision %d is being taken back, asked for by %s", r.Revision, orUnknown(r.EndedBy))
+		}
+		return fmt.Sprintf("revision %d is being rolled back%s", r.Revision, why)
+	case Canary:
+		s := r.Strategy.Steps[r.Step-1]
+		return fmt.Sprintf("revision %d: canary step %d of %d, %d %%", r.Revision, r.Step, len(r.Strategy.Steps), s.Weight)
+	}
+	return fmt.Sprintf("revision %d is %s", r.Revision, r.State)
+}
+
+func orUnknown(by string) string {
+	if by == "" {
+		return "unknown"
+	}
+	return by
+}
+
+// Record is all that Tidegate knows about an application in a namespace. It is
+// kept there, in the ConfigMap tidegate-<app>; the manifests of each revision
+// are in the Secret tidegate-<app>-r<revision>.
+type Record struct {
+	App       string `json:"app"`
+	Namespace string `json:"namespace"`
+	// Fence is the number of ownerships so far; a writer that carries an older
+	// one has lost the application.
+	Fence int64 `json:"fence"`
+	// Revisions counts revisions ever made; Verified is the last verified one,
+	// Stable the one last written to the stable workloads.
+	Revisions int `json:"revisions"`
+	Verified  int `json:"verified,omitempty"`
+	Stable    int `json:"stable,omitempty"`
+	// Current is the live rollout or the last one; History holds finished ones, newest first.
+	Current *Rollout  `json:"current,omitempty"`
+	History []Rollout `json:"history,omitempty"`
+	// Inventory lists objects that were applied and not pruned.
+	Inventory []manifest.Ref `json:"inventory,omitempty"`
+	// Command waits for the owner; Reply answers the last one.
+	Command *Command `json:"command,omitempty"`
+	Reply   *Reply   `json:"reply,omitempty"`
+}
+
+// Live tells whether a rollout is under way.
+func (r *Record) Live() bool { return r.Current != nil && !r.Current.State.Final() }
+
+// Revision finds a revision in current and history; nil when it is gone.
+func (r *Record) Revision(number int) *Rollout {
+	if r.Current != nil && r.Current.Revision == number {
+		return r.Current
+	}
+	for i := range r.History {
+		if r.History[i].Revision == number {
+			return &r.History[i]
+		}
+	}
+	return nil
+}
+
+// Errors that callers branch on.
+var (
+	ErrInvalid    = errors.New("invalid")    // what was asked for makes no sense
+	ErrRefused    = errors.New("refused")    // a command or release that cannot be accepted now
+	ErrRejected   = errors.New("rejected")   // the API server does not accept the manifests; nothing was changed
+	ErrFailed     = errors.New("failed")     // the release did not become healthy
+	ErrAborted    = errors.New("aborted")    // taken back because someone asked for it
+	ErrSuperseded = errors.New("superseded") // a newer release took over
+	ErrNotFound   = errors.New("no such application or revision")
+	ErrLost       = errors.New("another process owns this rollout now")
+)

@@ -1,0 +1,169 @@
+package rollout
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// State is where a rollout stands.
+type State string
+
+// The states. The last four are final.
+const (
+	Pending     State = "pending"      // accepted and recorded, nothing written yet
+	Applying    State = "applying"     // objects are being written
+	Canary      State = "canary"       // a canary runs beside the stable workload
+	Promoting   State = "promoting"    // the release is being written to the stable workload
+	Rolling     State = "rolling"      // the stable workload moves to the new version
+	Finishing   State = "finishing"    // passed; canary, settings and old objects are tidied up
+	RollingBack State = "rolling_back" // going back to the base
+	Withdrawing State = "withdrawing"  // a newer release came: clearing the way for it
+	Verified    State = "verified"
+	RolledBack  State = "rolled_back"
+	Failed      State = "failed"
+	Superseded  State = "superseded"
+)
+
+// Final tells whether nothing more will happen.
+func (s State) Final() bool {
+	switch s {
+	case Verified, RolledBack, Failed, Superseded:
+		return true
+	}
+	return false
+}
+
+// need is what a transition asks for.
+type need int
+
+const (
+	nothing need = iota
+	passedGate
+)
+
+// transitions is the whole of what may follow what. A state may follow itself:
+// the next step of a canary, progress within a state. That needs a gate in a
+// canary, where it moves traffic.
+var transitions = map[State]map[State]need{
+	Pending:     {Applying: nothing, RollingBack: nothing, Withdrawing: nothing, Failed: nothing},
+	Applying:    {Canary: nothing, Rolling: nothing, RollingBack: nothing, Withdrawing: nothing},
+	Canary:      {Canary: passedGate, Promoting: passedGate, RollingBack: nothing, Withdrawing: nothing},
+	Promoting:   {Rolling: nothing, RollingBack: nothing, Withdrawing: nothing},
+	Rolling:     {Finishing: passedGate, RollingBack: nothing, Withdrawing: nothing},
+	Finishing:   {Verified: nothing},
+	RollingBack: {RolledBack: nothing, Failed: nothing, Withdrawing: nothing},
+	Withdrawing: {Superseded: nothing},
+}
+
+// proof is a gate that passed. Only the judges in gate.go make one, so that no
+// promotion can be written down without.
+type proof struct{ gate Gate }
+
+// Move is a transition to record. Its zero fields change nothing.
+type Move struct {
+	To    State
+	Step  int // of the canary, with To == Canary
+	Proof *proof
+
+	Ending  Ending
+	EndedBy string
+	Failure *Failure
+}
+
+// move applies m to r. It is the only place where State changes.
+func (r *Rollout) move(m Move, now time.Time) error {
+	asks, ok := transitions[r.State][m.To]
+	if !ok {
+		return fmt.Errorf("no way from state %s to %s", r.State, m.To)
+	}
+	if asks == passedGate && (m.Proof == nil || !m.Proof.gate.Passed) {
+		return fmt.Errorf("no way from state %s to %s without a gate that passed", r.State, m.To)
+	}
+	if m.Proof != nil {
+		r.Gates = append(r.Gates, m.Proof.gate)
+		if extra := len(r.Gates) - maxGates; extra > 0 {
+			r.Gates = slices.Delete(r.Gates, 0, extra)
+		}
+	}
+	r.State, r.Step = m.To, m.Step
+	r.StateSince, r.StepReadyAt, r.LastProgress, r.Peak = now, time.Time{}, time.Time{}, 0
+	if m.Ending != "" {
+		r.Ending, r.EndedBy = m.Ending, m.EndedBy
+	}
+	if m.Failure != nil {
+		r.Failure = m.Failure
+	}
+	switch m.To {
+	case Applying:
+		// Recorded before it happens: whoever takes over must know.
+		r.StableTouched = r.Strategy.Kind == RollingStrategy
+	case Promoting:
+		r.StableTouched = true
+	case RollingBack, Withdrawing:
+		r.Paused, r.PausedBy, r.PausedAt = false, "", time.Time{}
+		r.Restored = false
+	}
+	if m.To.Final() {
+		r.Finished = now
+	}
+	return nil
+}
+
+// shift moves all times that something is measured from, by the time for which
+// nobody watched or the clock stepped; none beyond now.
+func (r *Rollout) shift(by time.Duration, now time.Time) {
+	for _, t := range []*time.Time{&r.StateSince, &r.StepReadyAt, &r.LastProgress, &r.PausedAt} {
+		if t.IsZero() {
+			continue
+		}
+		if *t = t.Add(by); t.After(now) {
+			*t = now
+		}
+	}
+}
+
+// maxUnwatched is how long nobody may have watched before that time is taken
+// out of what deadlines measure. A clock that stepped looks just the same.
+const maxUnwatched = 20 * time.Second
+
+// resume adapts a rollout that another process left. watched is when its owner
+// last renewed its lease, by the owner's clock; now is by ours.
+func (r *Rollout) resume(watched, now time.Time) {
+	if gap := now.Sub(watched); !watched.IsZero() && (gap < 0 || gap > maxUnwatched) {
+		r.shift(gap, now)
+	}
+}
+
+// advance moves the current rollout and keeps the record in step with it.
+func (r *Record) advance(m Move, now time.Time) error {
+	if err := r.Current.move(m, now); err != nil {
+		return err
+	}
+	if c := r.Current; c.StableTouched && (c.State == Applying || c.State == Promoting) {
+		r.Stable = c.Revision
+	}
+	r.finish()
+	return nil
+}
+
+// finish moves the ended current rollout into the history, bounded: the
+// verified revision and the newest stay.
+func (r *Record) finish() {
+	if r.Current == nil || !r.Current.State.Final() {
+		return
+	}
+	if r.Current.Verified() {
+		r.Verified = r.Current.Revision
+	}
+	r.History = slices.DeleteFunc(r.History, func(h Rollout) bool { return h.Revision == r.Current.Revision })
+	r.History = slices.Insert(r.History, 0, *r.Current)
+	for len(r.History) > MaxHistory {
+		last := len(r.History) - 1
+		// The revision to go back to outlives any number of failures after it.
+		if r.History[last].Revision == r.Verified {
+			last--
+		}
+		r.History = slices.Delete(r.History, last, last+1)
+	}
+}

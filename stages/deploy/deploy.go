@@ -1,0 +1,282 @@
+// Package deploy is the stage kind that puts a release into an environment.
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/tidegate-ci/tidegate/pipeline"
+	"github.com/tidegate-ci/tidegate/rollout"
+	"github.com/tidegate-ci/tidegate/rollout/manifest"
+)
+
+// The outputs of a deploy stage.
+const (
+	OutputRevision = "revision" // its number in the environment
+	OutputRelease  = "release"  // the digest of its content
+)
+
+// ErrCancelled is the cause with which a context should end when a person or a
+// policy cancelled the run: the release is then taken back. A context that ends
+// for any other reason (a shutdown) leaves the rollout for whoever continues.
+var ErrCancelled = errors.New("the run was cancelled")
+
+// Environment is a named target.
+type Environment struct {
+	// Config is used when set; else Kubeconfig names a file (empty: the usual
+	// places) and Context one of its contexts (empty: the current one).
+	Config     *rest.Config
+	Kubeconfig string
+	Context    string
+	// Namespace for objects that name none; empty means that of the kubeconfig.
+	Namespace string
+}
+
+// Options wires the kind.
+type Options struct {
+	Environments map[string]Environment
+	// Resolver finds digests of images that the run did not build; nil means Registry{}.
+	Resolver manifest.Resolver
+	Log      *zap.Logger
+	// Notify hears of every end and of every rollback.
+	Notify func(environment string, record rollout.Record)
+}
+
+// Kind implements pipeline.Kind.
+type Kind struct {
+	options Options
+
+	mu          sync.Mutex
+	controllers map[string]*rollout.Controller
+}
+
+var _ pipeline.Kind = (*Kind)(nil)
+
+// New makes the kind.
+func New(options Options) *Kind {
+	if options.Resolver == nil {
+		options.Resolver = Registry{}
+	}
+	if options.Log == nil {
+		options.Log = zap.NewNop()
+	}
+	return &Kind{options: options, controllers: map[string]*rollout.Controller{}}
+}
+
+// Takeover implements pipeline.Kind: the cluster shows how far the rollout is.
+func (k *Kind) Takeover() pipeline.Takeover { return pipeline.TakeoverContinue }
+
+// Run implements pipeline.Kind.
+func (k *Kind) Run(ctx context.Context, attempt pipeline.Attempt) (pipeline.Outputs, error) {
+	spec := attempt.Stage.Deploy
+	if spec == nil {
+		return nil, pipeline.Fail(pipeline.CauseInvalid, "stage %s: no deploy section", attempt.Stage.ID)
+	}
+	controller, namespace, err := k.controller(spec.Environment)
+	if err != nil {
+		return nil, err
+	}
+	request, err := k.request(ctx, attempt, namespace)
+	if err != nil {
+		return nil, err
+	}
+	attempt.Progress(fmt.Sprintf("deploying %s to %s (%s)", request.App, spec.Environment, short(request.Release.Digest)))
+	result, err := controller.Start(ctx, request, func(p rollout.Progress) { attempt.Progress(p.Message) })
+	if err != nil && ctx.Err() != nil && takenBack(ctx) {
+		return nil, k.abort(ctx, controller, request, attempt)
+	}
+	if err != nil {
+		k.explain(attempt, result)
+		return nil, failure(err)
+	}
+	message := result.Rollout.Sentence()
+	if result.Unchanged {
+		message = fmt.Sprintf("revision %d has this very release and serves already", result.Rollout.Revision)
+	}
+	attempt.Progress(message)
+	return pipeline.Outputs{OutputRevision: strconv.Itoa(result.Rollout.Revision), OutputRelease: result.Rollout.Digest}, nil
+}
+
+func (k *Kind) request(ctx context.Context, attempt pipeline.Attempt, namespace string) (rollout.Request, error) {
+	spec := attempt.Stage.Deploy
+	objects, err := manifest.Load(attempt.Workspace, spec.Manifests)
+	if err != nil {
+		return rollout.Request{}, &pipeline.Error{Cause: pipeline.CauseInvalid, Err: err}
+	}
+	release, err := manifest.New(ctx, objects, manifest.Options{Namespace: namespace, Images: builtImages(attempt.Needs), Resolver: k.options.Resolver})
+	if err != nil {
+		cause := pipeline.CauseInvalid
+		if ctx.Err() != nil {
+			cause = pipeline.CauseCancelled
+		}
+		return rollout.Request{}, &pipeline.Error{Cause: cause, Err: err}
+	}
+	app := spec.App
+	if app == "" {
+		app = attempt.Pipeline
+	}
+	return rollout.Request{
+		App: app, Namespace: namespace, Release: release, Strategy: strategy(spec.Strategy), Bake: spec.Bake, Deadline: spec.Deadline,
+		By: attempt.Event.Actor, Commit: attempt.Event.Commit, RunID: attempt.RunID + "/" + attempt.Stage.ID + "/" + strconv.Itoa(attempt.Number),
+	}, nil
+}
+
+// builtImages collects the images of the build stages that this one needs.
+func builtImages(needs map[string]pipeline.Outputs) map[string]string {
+	images := map[string]string{}
+	for _, id := range slices.Sorted(maps.Keys(needs)) {
+		outputs := needs[id]
+		if image := outputs[pipeline.OutputImage]; image != "" && outputs[pipeline.OutputName] != "" {
+			images[outputs[pipeline.OutputName]] = image
+		}
+	}
+	return images
+}
+
+func strategy(spec pipeline.StrategySpec) rollout.Strategy {
+	if spec.Canary == nil {
+		return rollout.Strategy{Kind: rollout.RollingStrategy}
+	}
+	s := rollout.Strategy{Kind: rollout.CanaryStrategy}
+	for _, step := range spec.Canary.Steps {
+		s.Steps = append(s.Steps, rollout.Step{Weight: step.Weight, Hold: step.Hold})
+	}
+	return s
+}
+
+// abortTimeout bounds the taking back of a cancelled release beyond its own deadline.
+const abortTimeout = 10 * time.Minute
+
+// takenBack tells whether the run itself is over, rather than this process.
+func takenBack(ctx context.Context) bool {
+	cause := context.Cause(ctx)
+	var failure *pipeline.Error
+	if errors.As(cause, &failure) {
+		return true
+	}
+	return errors.Is(cause, ErrCancelled) || errors.Is(cause, context.DeadlineExceeded)
+}
+
+// abort takes the release of a cancelled run back. The run's context has ended,
+// so that this has a bounded one of its own.
+func (k *Kind) abort(ctx context.Context, controller *rollout.Controller, request rollout.Request, attempt pipeline.Attempt) error {
+	cause := pipeline.CauseOf(context.Cause(ctx))
+	if cause == pipeline.CauseInfrastructure {
+		cause = pipeline.CauseCancelled
+	}
+	if cause == pipeline.CauseSuperseded {
+		// The newer run makes the rollout give way, and starts from where it is.
+		return pipeline.Fail(cause, "left to the newer run: %w", context.Cause(ctx))
+	}
+	fresh, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
+	defer cancel()
+	target := rollout.Target{App: request.App, Namespace: request.Namespace}
+	record, _, err := controller.Status(fresh, target)
+	switch {
+	case errors.Is(err, rollout.ErrNotFound):
+		return pipeline.Fail(cause, "cancelled before anything was changed: %w", context.Cause(ctx))
+	case err != nil:
+		return pipeline.Fail(cause, "cancelled, and the state of the rollout cannot be read: %w", err)
+	case record.Current == nil || record.Current.RunID != request.RunID || record.Current.State.Final():
+		return pipeline.Fail(cause, "cancelled: %w", context.Cause(ctx))
+	}
+	attempt.Progress("cancelled: taking the release back")
+	if _, err := controller.Abort(fresh, target, "cancelled run", func(p rollout.Progress) { attempt.Progress(p.Message) }); err != nil {
+		return pipeline.Fail(cause, "cancelled, and taking the release back failed: %w", err)
+	}
+	return pipeline.Fail(cause, "cancelled: the release was taken back: %w", context.Cause(ctx))
+}
+
+func failure(err error) error {
+	cause := pipeline.CauseInfrastructure
+	switch {
+	case errors.Is(err, rollout.ErrFailed):
+		cause = pipeline.CauseFailed
+	case errors.Is(err, rollout.ErrSuperseded):
+		cause = pipeline.CauseSuperseded
+	case errors.Is(err, rollout.ErrAborted):
+		cause = pipeline.CauseCancelled
+	case errors.Is(err, rollout.ErrRejected), errors.Is(err, rollout.ErrInvalid):
+		cause = pipeline.CauseInvalid
+	case errors.Is(err, rollout.ErrRefused):
+		cause = pipeline.CauseRefused
+	case errors.Is(err, context.Canceled):
+		cause = pipeline.CauseCancelled
+	case errors.Is(err, context.DeadlineExceeded):
+		cause = pipeline.CauseTimeout
+	}
+	return &pipeline.Error{Cause: cause, Err: err}
+}
+
+// explain puts the failing container's last words into the run's log.
+func (k *Kind) explain(attempt pipeline.Attempt, result rollout.Result) {
+	f := result.Rollout.Failure
+	if f == nil || f.Container == nil || attempt.Stderr == nil {
+		return
+	}
+	fmt.Fprintf(attempt.Stderr, "%s\nlast lines of container %s in pod %s (exit code %d):\n", f.Message, f.Container.Name, f.Container.Pod, f.Container.ExitCode)
+	for _, line := range f.Log {
+		fmt.Fprintln(attempt.Stderr, "  "+line)
+	}
+}
+
+func short(digest string) string {
+	digest = strings.TrimPrefix(digest, "sha256:")
+	return digest[:min(len(digest), 12)]
+}
+
+// controller returns the one for an environment, shared by all attempts.
+func (k *Kind) controller(environment string) (*rollout.Controller, string, error) {
+	target, ok := k.options.Environments[environment]
+	if !ok {
+		known := strings.Join(slices.Sorted(maps.Keys(k.options.Environments)), ", ")
+		if known == "" {
+			known = "none"
+		}
+		return nil, "", pipeline.Fail(pipeline.CauseInvalid, "no environment is called %q; known: %s", environment, known)
+	}
+	config, namespace := target.Config, target.Namespace
+	if config == nil {
+		rules := clientcmd.NewDefaultClientConfigLoadingRules()
+		rules.ExplicitPath = target.Kubeconfig
+		loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: target.Context})
+		var err error
+		if config, err = loader.ClientConfig(); err != nil {
+			return nil, "", pipeline.Fail(pipeline.CauseInfrastructure, "environment %s: reading its kubeconfig: %w", environment, err)
+		}
+		if namespace == "" {
+			if namespace, _, err = loader.Namespace(); err != nil {
+				return nil, "", pipeline.Fail(pipeline.CauseInfrastructure, "environment %s: reading its kubeconfig: %w", environment, err)
+			}
+		}
+	}
+	if namespace == "" {
+		namespace = "default"
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if c := k.controllers[environment]; c != nil {
+		return c, namespace, nil
+	}
+	options := rollout.Options{Log: k.options.Log.With(zap.String("environment", environment))}
+	if k.options.Notify != nil {
+		options.Notify = func(record rollout.Record) { k.options.Notify(environment, record) }
+	}
+	c, err := rollout.New(rollout.Cluster{Config: config}, options)
+	if err != nil {
+		return nil, "", pipeline.Fail(pipeline.CauseInfrastructure, "environment %s: %w", environment, err)
+	}
+	k.controllers[environment] = c
+	return c, namespace, nil
+}
