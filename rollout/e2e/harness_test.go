@@ -1,0 +1,286 @@
+//go:build e2e
+
+// Package e2e tests rollouts on the real cluster that KUBECONFIG names: real
+// API server, controllers and kubelet, real containers from a registry on loopback.
+package e2e
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/tidegate-ci/tidegate/rollout"
+	"github.com/tidegate-ci/tidegate/rollout/manifest"
+)
+
+var (
+	config   *rest.Config
+	kube     *kubernetes.Clientset
+	host     string // of the registry
+	layer    v1.Layer
+	tidegate string // the real binary
+)
+
+func TestMain(m *testing.M) {
+	code, err := setUp(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func setUp(m *testing.M) (int, error) {
+	path := os.Getenv("KUBECONFIG")
+	if path == "" {
+		return 0, fmt.Errorf("these tests need a real cluster: set KUBECONFIG")
+	}
+	var err error
+	if config, err = clientcmd.BuildConfigFromFlags("", path); err != nil {
+		return 0, err
+	}
+	config.QPS, config.Burst = 200, 400
+	if kube, err = kubernetes.NewForConfig(config); err != nil {
+		return 0, err
+	}
+	dir, err := os.MkdirTemp("", "tidegate-e2e-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	server := filepath.Join(dir, "server")
+	build := exec.Command("go", "build", "-o", server, "./testserver")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("building the test server: %w: %s", err, out)
+	}
+	tidegate = filepath.Join(dir, "tidegate")
+	if out, err := exec.Command("go", "build", "-o", tidegate, "../../cmd/tidegate").CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("building tidegate: %w: %s", err, out)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	host = listener.Addr().String()
+	serving := &http.Server{Handler: registry.New(registry.Logger(log.New(io.Discard, "", 0)))}
+	go func() { _ = serving.Serve(listener) }()
+	defer serving.Close()
+	if layer, err = binaryLayer(server); err != nil {
+		return 0, err
+	}
+	return m.Run(), nil
+}
+
+func binaryLayer(path string) (v1.Layer, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	if err := w.WriteHeader(&tar.Header{Name: "server", Mode: 0o755, Size: int64(len(content))}); err != nil {
+		return nil, err
+	}
+	if _, err := w.Write(content); err != nil {
+		return nil, err
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(out.Bytes())), nil })
+}
+
+// image pushes a test image with the environment and returns it by digest.
+func image(t *testing.T, env ...string) string {
+	t.Helper()
+	img, err := mutate.AppendLayers(empty.Image, layer)
+	require.NoError(t, err)
+	img, err = mutate.ConfigFile(img, &v1.ConfigFile{Architecture: runtime.GOARCH, OS: "linux",
+		RootFS: v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{must(layer.DiffID())(t)}},
+		Config: v1.Config{Entrypoint: []string{"/server"}, Env: env}})
+	require.NoError(t, err)
+	digest := must(img.Digest())(t)
+	ref, err := name.NewDigest(host + "/shop@" + digest.String())
+	require.NoError(t, err)
+	require.NoError(t, remote.Write(ref, img))
+	return ref.String()
+}
+
+func must[T any](value T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		require.NoError(t, err)
+		return value
+	}
+}
+
+const shop = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: shop}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: shop}}
+  strategy: {rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}
+  template:
+    metadata: {labels: {app: shop}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: shop
+        image: shop
+        envFrom: [{configMapRef: {name: shop}}]
+        readinessProbe: {httpGet: {path: /ready, port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: shop}
+data: {GREETING: hello}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: shop}
+spec:
+  selector: {app: shop}
+  ports: [{port: 80, targetPort: 8080}]
+`
+
+// world is a namespace of its own with a controller.
+type world struct {
+	*testing.T
+	namespace string
+	ctx       context.Context
+}
+
+func newWorld(t *testing.T) *world {
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	t.Cleanup(cancel)
+	ns, err := kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-"}}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		err := kube.CoreV1().Namespaces().Delete(context.Background(), ns.Name, metav1.DeleteOptions{})
+		require.True(t, err == nil || apierrors.IsNotFound(err), "%v", err)
+	})
+	return &world{T: t, namespace: ns.Name, ctx: ctx}
+}
+
+func (w *world) controller() *rollout.Controller {
+	w.Helper()
+	c, err := rollout.New(rollout.Cluster{Config: config}, rollout.Options{Log: zaptest.NewLogger(w.T, zaptest.Level(zap.WarnLevel))})
+	require.NoError(w, err)
+	return c
+}
+
+func (w *world) target() rollout.Target { return rollout.Target{App: "shop", Namespace: w.namespace} }
+
+func (w *world) release(manifests, image string) *manifest.Release {
+	w.Helper()
+	objects, err := manifest.Parse("shop.yaml", []byte(manifests))
+	require.NoError(w, err)
+	release, err := manifest.New(w.ctx, objects, manifest.Options{Namespace: w.namespace, Images: map[string]string{"shop": image}})
+	require.NoError(w, err)
+	return release
+}
+
+func (w *world) request(image string, bake time.Duration, steps ...rollout.Step) rollout.Request {
+	r := rollout.Request{App: "shop", Namespace: w.namespace, Release: w.release(shop, image), Bake: &bake, By: "tester", Deadline: time.Minute}
+	if len(steps) > 0 {
+		r.Strategy = rollout.Strategy{Kind: rollout.CanaryStrategy, Steps: steps}
+	}
+	return r
+}
+
+// told keeps and logs progress.
+type told struct {
+	mu    sync.Mutex
+	lines []rollout.Progress
+	see   chan rollout.Progress
+}
+
+func (w *world) told() *told { return &told{see: make(chan rollout.Progress, 1000)} }
+
+func (w *world) log(tell *told) func(rollout.Progress) {
+	start := time.Now()
+	return func(p rollout.Progress) {
+		w.Logf("%5.2fs r%d %s/%d: %s", time.Since(start).Seconds(), p.Revision, p.State, p.Step, p.Message)
+		if tell != nil {
+			tell.mu.Lock()
+			defer tell.mu.Unlock()
+			tell.lines = append(tell.lines, p)
+			select {
+			case tell.see <- p:
+			default:
+			}
+		}
+	}
+}
+
+// await blocks until progress reaches the state.
+func (w *world) await(tell *told, state rollout.State, part string) {
+	w.Helper()
+	for {
+		select {
+		case p := <-tell.see:
+			if p.State == state && strings.Contains(p.Message, part) {
+				return
+			}
+		case <-w.ctx.Done():
+			require.Fail(w, "never got there", "state %s, %q", state, part)
+		}
+	}
+}
+
+func (w *world) startVerified(image string) rollout.Result {
+	w.Helper()
+	result, err := w.controller().Start(w.ctx, w.request(image, 0), w.log(nil))
+	require.NoError(w, err)
+	require.Equal(w, rollout.Verified, result.Rollout.State)
+	return result
+}
+
+// pods returns image → ready pods that are not ending.
+func (w *world) pods() map[string]int {
+	w.Helper()
+	list, err := kube.CoreV1().Pods(w.namespace).List(w.ctx, metav1.ListOptions{})
+	require.NoError(w, err)
+	ready := map[string]int{}
+	for _, pod := range list.Items {
+		for _, c := range pod.Status.Conditions {
+			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && pod.DeletionTimestamp == nil {
+				ready[pod.Spec.Containers[0].Image]++
+			}
+		}
+	}
+	return ready
+}

@@ -1,0 +1,57 @@
+// Command testserver is what the end-to-end tests deploy: a web server whose
+// failures are chosen by its environment.
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func duration(name string) (time.Duration, bool) {
+	value := os.Getenv(name)
+	if value == "" {
+		return 0, false
+	}
+	d, err := time.ParseDuration(value)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, name+":", err)
+		os.Exit(2)
+	}
+	return d, true
+}
+
+func main() {
+	fmt.Println("starting version", os.Getenv("VERSION"))
+	start := time.Now()
+	if after, ok := duration("CRASH_AFTER"); ok {
+		time.AfterFunc(after, func() {
+			fmt.Println("fatal: out of cheese")
+			os.Exit(7)
+		})
+	}
+	readyAfter, _ := duration("READY_AFTER")
+	flap, flaps := duration("FLAP")
+	http.HandleFunc("/ready", func(w http.ResponseWriter, _ *http.Request) {
+		up := time.Since(start)
+		if up < readyAfter || os.Getenv("NEVER_READY") != "" || (flaps && (up/flap)%2 == 1) {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, os.Getenv("VERSION"), os.Getenv("GREETING"))
+	})
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
+	go func() {
+		<-stop
+		os.Exit(0)
+	}()
+	if err := http.ListenAndServe(":8080", nil); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
