@@ -65,7 +65,7 @@ func Decide(record *Record, obs Observation, now time.Time) Action {
 	case Finishing:
 		return decideFinishing(r, obs)
 	case RollingBack:
-		return decideRollingBack(r, obs, now)
+		return decideRollingBack(record, r, obs, now)
 	case Withdrawing:
 		if a, ok := removeCanary(obs); ok {
 			return a
@@ -198,14 +198,16 @@ func decideFinishing(r *Rollout, obs Observation) Action {
 	return Action{Kind: Prune, Why: "removing what no release in use needs", Move: &Move{To: Verified}}
 }
 
-func decideRollingBack(r *Rollout, obs Observation, now time.Time) Action {
+func decideRollingBack(record *Record, r *Rollout, obs Observation, now time.Time) Action {
 	if a, ok := removeCanary(obs); ok {
 		return a
 	}
 	if r.Base == 0 {
 		return Action{Kind: Advance, Why: "there is no verified revision to go back to; what was created stays for a look", Move: &Move{To: Failed}}
 	}
-	if !r.StableTouched {
+	// A release that was superseded before this one may have begun to replace
+	// the stable workload, even though this one has not.
+	if !r.StableTouched && record.Stable == r.Base {
 		return Action{Kind: Prune, Why: "the stable workload was never touched", Move: &Move{To: RolledBack}}
 	}
 	if !r.Restored {

@@ -6,6 +6,7 @@ package health
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -184,16 +185,15 @@ func podCondition(pod *corev1.Pod, kind corev1.PodConditionType) *corev1.PodCond
 	return nil
 }
 
-// maxDetail bounds text taken from the cluster.
-const maxDetail = 400
+// Text taken from the cluster is bounded; its end often says the most.
+const (
+	headDetail = 200
+	tailDetail = 200
+)
 
 func clip(s string) string {
-	if len(s) <= maxDetail {
+	if len(s) <= headDetail+tailDetail {
 		return s
 	}
-	cut := maxDetail
-	for cut > 0 && s[cut]&0xC0 == 0x80 { // not inside a character
-		cut--
-	}
-	return s[:cut] + "…"
+	return strings.ToValidUTF8(s[:headDetail], "") + " … " + strings.ToValidUTF8(s[len(s)-tailDetail:], "")
 }

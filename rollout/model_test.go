@@ -1,0 +1,314 @@
+package rollout
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/tidegate-ci/tidegate/rollout/health"
+	"github.com/tidegate-ci/tidegate/rollout/manifest"
+)
+
+// model is a cluster small enough to reason about: one workload, an optional
+// canary, and pods that turn out as the test draws them. Decide drives it
+// through failures, commands, crashes of the driver and newer releases, and
+// every step checks what must always hold.
+type model struct {
+	t      *rapid.T
+	now    time.Time
+	record *Record
+
+	stable  string // release digest that the stable workload was written for
+	paused  bool
+	raised  bool
+	n       int32
+	canary  string // digest, "" when there is none
+	size    int32
+	health  map[string]health.Status // by "stable"/"canary"
+	since   map[string]time.Time
+	digests map[int]string // revision → digest
+	config  map[string]bool
+	sent    int
+	lastOK  int // the verified revision before the current rollout
+	stuck   int
+}
+
+var shopRef = manifest.Ref{APIVersion: "apps/v1", Kind: "Deployment", Namespace: "x", Name: "shop"}
+
+func newModel(t *rapid.T) *model {
+	m := &model{t: t, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), n: rapid.Int32Range(1, 20).Draw(t, "replicas"),
+		health: map[string]health.Status{"stable": health.Ready}, since: map[string]time.Time{}, digests: map[int]string{}, config: map[string]bool{}}
+	m.record = &Record{App: "shop", Namespace: "x"}
+	if rapid.Bool().Draw(t, "something serves") {
+		m.record.Revisions, m.record.Verified, m.record.Stable = 1, 1, 1
+		m.record.Current = &Rollout{Revision: 1, Digest: "d1", State: Verified}
+		m.record.finish()
+		m.digests[1], m.stable, m.lastOK = "d1", "d1", 1
+		m.config["d1"] = true
+	}
+	return m
+}
+
+func (m *model) begin() {
+	revision := m.record.Revisions + 1
+	digest := fmt.Sprintf("d%d", revision)
+	m.record.Revisions, m.digests[revision] = revision, digest
+	r := &Rollout{Revision: revision, Digest: digest, State: Pending, Base: m.record.Verified, Started: m.now, StateSince: m.now,
+		Bake: time.Duration(rapid.IntRange(0, 20).Draw(m.t, "bake")) * time.Second, Deadline: time.Minute, Strategy: Strategy{Kind: RollingStrategy}}
+	if r.Base != 0 && rapid.Bool().Draw(m.t, "canary") {
+		r.Strategy = Strategy{Kind: CanaryStrategy}
+		for range rapid.IntRange(1, 3).Draw(m.t, "steps") {
+			r.Strategy.Steps = append(r.Strategy.Steps, Step{Weight: rapid.IntRange(1, 100).Draw(m.t, "weight"), Hold: time.Duration(rapid.IntRange(0, 30).Draw(m.t, "hold")) * time.Second})
+		}
+		r.Canaries = []manifest.Ref{shopRef}
+	}
+	m.lastOK = m.record.Verified
+	m.record.Current = r
+	m.stuck = 0
+}
+
+func (m *model) observe() Observation {
+	obs := Observation{}
+	w := Workload{Ref: shopRef, Exists: m.stable != "", Release: m.stable, Paused: m.paused, Raised: m.raised, Replicas: m.n,
+		Health: health.Verdict{Status: m.health["stable"], Reason: health.CrashLoop, Message: "as drawn", Desired: m.n}}
+	if m.raised {
+		w.MinReady = m.record.Current.Bake
+	}
+	w.ReadySince = m.readySince("stable", m.health["stable"])
+	if !w.ReadySince.IsZero() {
+		w.Health.Available = m.n
+	}
+	obs.Workloads = []Workload{w}
+	if m.canary != "" {
+		c := CanaryWorkload{Stable: shopRef, Release: m.canary, Replicas: m.size,
+			Health: health.Verdict{Status: m.health["canary"], Reason: health.CrashedAfterReady, Message: "as drawn", Ready: m.size}}
+		c.ReadySince = m.readySince("canary", m.health["canary"])
+		obs.Canaries = []CanaryWorkload{c}
+	}
+	return obs
+}
+
+func (m *model) readySince(key string, status health.Status) time.Time {
+	if status != health.Ready {
+		delete(m.since, key)
+		return time.Time{}
+	}
+	if _, ok := m.since[key]; !ok {
+		m.since[key] = m.now
+	}
+	return m.since[key]
+}
+
+func (m *model) written(key string) {
+	delete(m.since, key)
+	m.health[key] = rapid.SampledFrom([]health.Status{health.Ready, health.Progressing, health.Degraded, health.Failed}).Draw(m.t, key+" becomes")
+}
+
+// step lets the driver do one thing and checks the rules around it.
+func (m *model) step() Action {
+	c := m.record.Current
+	state, gates := c.State, len(c.Gates)
+	obs := m.observe()
+	a := Decide(m.record, obs, m.now)
+	if b := Decide(m.record, obs, m.now); fmt.Sprint(a.Kind, a.Why, a.Until) != fmt.Sprint(b.Kind, b.Why, b.Until) {
+		m.t.Fatalf("not pure: %v then %v", a, b)
+	}
+	base := m.digests[c.Base]
+	switch a.Kind {
+	case Wait:
+		return a
+	case Obey:
+		if err := m.record.obey(m.now); err != nil {
+			m.t.Fatal(err)
+		}
+	case Mark:
+		if a.Ready {
+			if !c.StepReadyAt.IsZero() {
+				m.t.Fatal("a step turned ready twice: a flap would move its deadline")
+			}
+			c.StepReadyAt = m.now
+		}
+		if a.Peak > c.Peak {
+			c.Peak, c.LastProgress = a.Peak, m.now
+		}
+	case ApplyRelease, ApplyWorkload:
+		if !c.StableTouched {
+			m.t.Fatal("the stable workload is written before that is recorded")
+		}
+		if c.Strategy.Kind == CanaryStrategy && len(c.Gates) == 0 {
+			m.t.Fatal("promoted without a gate")
+		}
+		m.config[c.Digest] = true
+		if m.stable != c.Digest {
+			m.written("stable")
+		}
+		m.stable, m.paused, m.raised = c.Digest, a.Paused, a.Bake > 0
+	case ApplyBase:
+		if base == "" || c.Base != m.lastOK {
+			m.t.Fatalf("going back to revision %d, and the last verified is %d", c.Base, m.lastOK)
+		}
+		m.stable, m.paused, m.raised = base, false, false
+		m.config[base] = true
+		m.written("stable")
+		c.Restored, m.record.Stable = true, c.Base
+	case ApplyNeeded:
+		m.config[c.Digest] = true
+	case ScaleCanary:
+		if m.stable != base {
+			m.t.Fatalf("a canary beside %q, which is not the verified %q", m.stable, base)
+		}
+		if m.canary != c.Digest || m.size != a.Replicas {
+			m.written("canary")
+		}
+		m.canary, m.size = c.Digest, a.Replicas
+	case RemoveCanary:
+		m.canary, m.size = "", 0
+	case Prune:
+		serving := c.Digest
+		if c.State == RollingBack {
+			serving = base
+		}
+		for digest := range m.config {
+			if digest != serving && digest != base {
+				delete(m.config, digest)
+			}
+		}
+		if m.stable != "" && !m.config[m.stable] {
+			m.t.Fatalf("pruned the configuration of %s, which serves", m.stable)
+		}
+	}
+	if a.Move != nil {
+		if err := m.record.advance(*a.Move, m.now); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	now := m.record.Current
+	if (state == Canary && (now.State == Canary && now.Step > 1 || now.State == Promoting)) || (state == Rolling && now.State == Finishing) {
+		if a.Kind != Mark && a.Kind != ScaleCanary && len(now.Gates) == gates && a.Move != nil {
+			m.t.Fatal("advanced without recording a gate")
+		}
+	}
+	if now.State == Verified && (m.stable != now.Digest || m.health["stable"] != health.Ready && a.Kind != Prune) {
+		m.t.Fatalf("verified, but %s serves", m.stable)
+	}
+	if now.State == RolledBack && m.stable != m.digests[now.Base] {
+		m.t.Fatalf("rolled back, but %s serves and the base is %s", m.stable, m.digests[now.Base])
+	}
+	if now.State.Final() && m.canary != "" {
+		m.t.Fatalf("ended in %s with a canary left", now.State)
+	}
+	if now.State == Verified && (m.raised || m.paused) {
+		m.t.Fatal("verified with settings that are not the workload's own")
+	}
+	return a
+}
+
+// crash loses all that is not recorded, and time passes.
+func (m *model) crash() {
+	encoded, err := json.Marshal(m.record)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	watched := m.now
+	gap := time.Duration(rapid.IntRange(-3600, 3600).Draw(m.t, "clock moves by")) * time.Second
+	m.now = m.now.Add(gap)
+	m.record = &Record{}
+	if err := json.Unmarshal(encoded, m.record); err != nil {
+		m.t.Fatal(err)
+	}
+	m.since = map[string]time.Time{}
+	if m.record.Live() {
+		before := watched.Sub(m.record.Current.StateSince)
+		m.record.Current.resume(watched, m.now)
+		if after := m.now.Sub(m.record.Current.StateSince); after > before+maxUnwatched || after < min(before, 0) {
+			m.t.Fatalf("a deadline's time went from %s to %s over a restart", before, after)
+		}
+	}
+}
+
+func TestDecideKeepsItsPromises(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := newModel(t)
+		m.begin()
+		for range rapid.IntRange(5, 120).Draw(t, "length") {
+			switch rapid.IntRange(0, 9).Draw(t, "what") {
+			case 0:
+				m.crash()
+			case 1:
+				key := rapid.SampledFrom([]string{"stable", "canary"}).Draw(t, "whose")
+				m.health[key] = rapid.SampledFrom([]health.Status{health.Ready, health.Ready, health.Progressing, health.Degraded, health.Failed}).Draw(t, "health")
+			case 2:
+				if m.record.Command == nil {
+					m.sent++
+					m.record.Command = &Command{ID: fmt.Sprint(m.sent), By: "someone", Revision: m.record.Current.Revision, Full: rapid.Bool().Draw(t, "full"),
+						Kind: rapid.SampledFrom([]CommandKind{CommandPromote, CommandPause, CommandResume, CommandAbort, CommandSupersede}).Draw(t, "command")}
+				}
+			case 3:
+				m.now = m.now.Add(time.Duration(rapid.IntRange(0, 30).Draw(t, "seconds")) * time.Second)
+			case 4:
+				m.n = rapid.Int32Range(1, 20).Draw(t, "autoscaler")
+			default:
+				m.step()
+			}
+			if m.record.Current.State.Final() && m.record.Command == nil {
+				m.begin()
+			}
+		}
+		// Left alone, with time passing, every rollout ends.
+		m.record.Command = nil
+		m.record.Current.resumePaused(m.now)
+		for i := 0; !m.record.Current.State.Final(); i++ {
+			if i > 10_000 {
+				t.Fatalf("never ends: state %s", m.record.Current.State)
+			}
+			if a := m.step(); a.Kind == Wait {
+				if a.Until.IsZero() || !a.Until.After(m.now) {
+					t.Fatalf("waits for nothing: %+v at %s", a, m.now)
+				}
+				m.now = a.Until
+			}
+		}
+		if len(m.record.History) > MaxHistory {
+			t.Fatal("the history grows without bound")
+		}
+		if m.record.Verified != 0 && m.record.Revision(m.record.Verified) == nil {
+			t.Fatal("the verified revision was forgotten")
+		}
+	})
+}
+
+// A canary that flaps for ever is ended in bounded time.
+func TestFlapNeverExtendsADeadline(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := newModel(t)
+		m.record = &Record{App: "shop", Namespace: "x", Revisions: 1, Verified: 1, Stable: 1}
+		m.record.Current = &Rollout{Revision: 1, Digest: "d1", State: Verified}
+		m.record.finish()
+		m.digests[1], m.stable, m.lastOK = "d1", "d1", 1
+		m.begin()
+		r := m.record.Current
+		r.Bake = 10 * time.Second
+		start := m.now
+		for r.State != RollingBack && r.State != RolledBack {
+			m.health["canary"] = rapid.SampledFrom([]health.Status{health.Ready, health.Progressing, health.Degraded}).Draw(t, "canary")
+			m.health["stable"] = m.health["canary"]
+			m.step()
+			m.now = m.now.Add(time.Duration(rapid.IntRange(0, 5).Draw(t, "passes")) * time.Second)
+			// never ready for the whole bake time
+			if m.now.Sub(start)%(8*time.Second) < 5*time.Second {
+				m.health["canary"], m.health["stable"] = health.Progressing, health.Progressing
+				m.observe()
+			}
+			most := 10 * time.Minute
+			if len(r.Gates) > 0 || r.State == Verified {
+				return // it was ready long enough by chance
+			}
+			if m.now.Sub(start) > most {
+				t.Fatalf("still %s after %s", r.State, m.now.Sub(start))
+			}
+		}
+	})
+}
