@@ -111,7 +111,7 @@ func (c *Controller) Start(ctx context.Context, request Request, progress func(P
 	}
 	if done := d.record.already(request); done != nil {
 		result, err := resultOf(*done)
-		result.Unchanged = err == nil && done.RunID != request.RunID
+		result.Unchanged = err == nil && (request.RunID == "" || done.RunID != request.RunID)
 		return result, err
 	}
 	if err := d.begin(ctx, request); err != nil {

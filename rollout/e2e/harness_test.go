@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -283,4 +284,16 @@ func (w *world) pods() map[string]int {
 		}
 	}
 	return ready
+}
+
+// settles waits until exactly these pods serve: others may be on their way out.
+func (w *world) settles(want map[string]int) {
+	w.Helper()
+	watch, err := kube.CoreV1().Pods(w.namespace).Watch(w.ctx, metav1.ListOptions{})
+	require.NoError(w, err)
+	defer watch.Stop()
+	for !maps.Equal(want, w.pods()) {
+		_, ok := <-watch.ResultChan()
+		require.True(w, ok, "other pods serve: want %v, have %v", want, w.pods())
+	}
 }

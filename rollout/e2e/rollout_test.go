@@ -18,10 +18,10 @@ func TestRollingThenRollback(t *testing.T) {
 	w := newWorld(t)
 	v1, v2 := image(t, "VERSION=1"), image(t, "VERSION=2")
 	require.Equal(t, 1, w.startVerified(v1).Rollout.Revision)
-	require.Equal(t, map[string]int{v1: 3}, w.pods())
+	w.settles(map[string]int{v1: 3})
 	second := w.startVerified(v2)
 	require.Equal(t, 2, second.Rollout.Revision)
-	require.Equal(t, map[string]int{v2: 3}, w.pods())
+	w.settles(map[string]int{v2: 3})
 	require.NotEmpty(t, second.Rollout.Gates)
 
 	again, err := w.controller().Start(w.ctx, w.request(v2, 0), w.log(nil))
@@ -31,7 +31,7 @@ func TestRollingThenRollback(t *testing.T) {
 	back, err := w.controller().Rollback(w.ctx, w.target(), 1, "oncall", w.log(nil))
 	require.NoError(t, err)
 	require.Equal(t, 3, back.Rollout.Revision)
-	require.Equal(t, map[string]int{v1: 3}, w.pods())
+	w.settles(map[string]int{v1: 3})
 }
 
 func (w *world) noCanary() {
@@ -47,7 +47,7 @@ func TestCanaryIsPromoted(t *testing.T) {
 	result, err := w.controller().Start(w.ctx, w.request(v2, time.Second, rollout.Step{Weight: 20}, rollout.Step{Weight: 80, Hold: 2 * time.Second}), w.log(nil))
 	require.NoError(t, err)
 	require.Len(t, result.Rollout.Gates, 3)
-	require.Equal(t, 3, w.pods()[v2])
+	w.settles(map[string]int{v2: 3})
 	w.noCanary()
 	d, err := kube.AppsV1().Deployments(w.namespace).Get(w.ctx, "shop", metav1.GetOptions{})
 	require.NoError(t, err)

@@ -55,7 +55,7 @@ func unready(when int) corev1.PodCondition {
 }
 
 func waiting(reason, message string) corev1.ContainerStatus {
-	return corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}}
+	return corev1.ContainerStatus{Image: "host/shop:1", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}}
 }
 
 func crashed(restarts int32, started, finished int, again bool) corev1.ContainerStatus {
@@ -83,8 +83,8 @@ func TestDeployment(t *testing.T) {
 		"stale status":          {change: func(in *Input) { in.Deployment.Generation = 3 }, status: Progressing, reason: StatusStale},
 		"no new ReplicaSet yet": {change: func(in *Input) { in.Deployment.Annotations[revisionAnnotation] = "3" }, status: Progressing, reason: StatusStale},
 		"starting":              {pods: []*corev1.Pod{pod("a", "rs2", waiting("ContainerCreating", ""))}, status: Progressing, reason: NotReady},
-		"image not found": {pods: []*corev1.Pod{pod("a", "rs2", waiting("ErrImagePull", "rpc error: manifest unknown"))},
-			status: Failed, reason: ImagePullFailed, says: "1 of 3 new pods: ErrImagePull: rpc error: manifest unknown"},
+		"image not found": {pods: []*corev1.Pod{pod("a", "rs2", waiting("ErrImagePull", `rpc error: failed to resolve "host/shop:1": host/shop:1: manifest unknown`))},
+			status: Failed, reason: ImagePullFailed, says: "1 of 3 new pods: ErrImagePull: host/shop:1: manifest unknown"},
 		"image not found, said by an event": {pods: []*corev1.Pod{pod("a", "rs2", waiting("ImagePullBackOff", "Back-off pulling image"))},
 			change: func(in *Input) {
 				in.Events = []*corev1.Event{{InvolvedObject: corev1.ObjectReference{UID: "a"}, Type: "Warning", Reason: "Failed", Message: "Failed to pull image: x: not found", Count: 1}}

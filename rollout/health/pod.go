@@ -97,7 +97,7 @@ func judgeWaiting(pod *corev1.Pod, status *corev1.ContainerStatus, events []*cor
 		if waiting.Reason == "ImagePullBackOff" && message != "" {
 			why = message // the back-off itself does not say why
 		}
-		detail = fmt.Sprintf("%s: %s", waiting.Reason, why)
+		detail = fmt.Sprintf("%s: %s: %s", waiting.Reason, status.Image, pullCause(why, status.Image))
 		if waiting.Reason == "ErrImageNeverPull" || definitePullFailure(waiting.Message) || definitePullFailure(message) {
 			return &symptom{reason: ImagePullFailed, hard: true, detail: clip(detail)}
 		}
@@ -224,6 +224,15 @@ var definitePulls = []string{
 	"not found", "manifest unknown", "name unknown", "name_unknown", "manifest_unknown", "repository does not exist",
 	"pull access denied", "unauthorized", "authorization failed", "denied:", "403 forbidden", "401 unauthorized",
 	"invalid reference", "no match for platform", "invalid image name", "unsupported media type", "failed size validation",
+}
+
+// pullCause takes the wrapping off a runtime's message, which repeats the
+// reference several times in front of what went wrong.
+func pullCause(message, image string) string {
+	if i := strings.LastIndex(message, `": `); i >= 0 {
+		message = message[i+len(`": `):]
+	}
+	return strings.TrimPrefix(message, image+": ")
 }
 
 func definitePullFailure(message string) bool {
