@@ -15,6 +15,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/client-go/util/csaupgrade"
 
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
@@ -172,7 +174,7 @@ type finding struct {
 	live *unstructured.Unstructured
 	// foreign tells that others made it and this release takes it over.
 	foreign bool
-	// changed tells that applying it would change something.
+	// managers are others who own fields of it.
 	managers []string
 }
 
@@ -306,4 +308,37 @@ func adopted(live *unstructured.Unstructured) *unstructured.Unstructured {
 	delete(annotations, "deprecated.daemonset.template.generation")
 	u.SetAnnotations(annotations)
 	return u
+}
+
+// byHand are tools that people wrote an object with before Tidegate took it over.
+var byHand = sets.New("kubectl-client-side-apply", "kubectl-create", "kubectl-replace", "kubectl-edit", "kubectl-patch",
+	"kubectl-set", "kubectl-label", "kubectl-annotate", "helm")
+
+// inherit makes Tidegate the owner of the fields that such tools set on an
+// object which it takes over. Otherwise what the new manifest leaves out would
+// stay for ever, since its old owner would still seem to want it.
+func (c *clients) inherit(ctx context.Context, ref manifest.Ref) error {
+	client, ref, err := c.resource(ref)
+	if err != nil {
+		return fmt.Errorf("taking over %s: %w", ref, err)
+	}
+	return c.retry(ctx, fmt.Sprintf("taking over %s", ref), func(ctx context.Context) error {
+		for {
+			live, err := client.Get(ctx, ref.Name, metav1.GetOptions{})
+			if apierrors.IsNotFound(err) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			patch, err := csaupgrade.UpgradeManagedFieldsPatch(live, byHand, FieldManager)
+			if err != nil || patch == nil {
+				return err
+			}
+			_, err = client.Patch(ctx, ref.Name, types.JSONPatchType, patch, metav1.PatchOptions{FieldManager: FieldManager})
+			if !apierrors.IsConflict(err) { // the patch is for the version that was read
+				return err
+			}
+		}
+	})
 }

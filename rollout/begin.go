@@ -39,6 +39,11 @@ func (d *driver) begin(ctx context.Context, request Request) error {
 	if err != nil {
 		return err
 	}
+	for i, f := range findings {
+		if f.foreign {
+			r.TakenOver = append(r.TakenOver, manifest.RefOf(request.Release.Objects[i]))
+		}
+	}
 	var notes []string
 	if taken := takenOver(request.Release, findings); taken != "" {
 		notes = append(notes, taken)

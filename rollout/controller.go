@@ -79,6 +79,9 @@ type Result struct {
 // superseded. When ctx ends, Start stops to act and leaves the rollout as it
 // is; Start with the same release and RunID, or Continue, goes on.
 func (c *Controller) Start(ctx context.Context, request Request, progress func(Progress)) (Result, error) {
+	if progress == nil {
+		progress = func(Progress) {}
+	}
 	if err := request.check(); err != nil {
 		return Result{}, err
 	}
@@ -169,6 +172,9 @@ func resultOf(r Rollout) (Result, error) {
 // Continue drives the rollout that is under way, for instance after the process
 // that did has died, and returns like Start. It waits for a live owner's lease.
 func (c *Controller) Continue(ctx context.Context, target Target, progress func(Progress)) (Result, error) {
+	if progress == nil {
+		progress = func(Progress) {}
+	}
 	s := c.store(target)
 	d, err := c.own(ctx, s, nil, progress)
 	if err != nil {
@@ -328,9 +334,6 @@ func (s *store) awaitLease(ctx context.Context, object *coordinationv1.Lease, mo
 
 // owned writes down that this process owns the application from now on.
 func (c *Controller) owned(ctx context.Context, s *store, before, taken *coordinationv1.Lease, identity string, progress func(Progress)) (*driver, error) {
-	if progress == nil {
-		progress = func(Progress) {}
-	}
 	d := &driver{store: s, lease: s.holdLease(taken, identity, c.clock), clock: c.clock, progress: progress, notify: c.notify}
 	var err error
 	if d.record, d.version, err = s.load(ctx); err == nil && d.version != "" {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -328,6 +329,11 @@ func (d *driver) applySet(ctx context.Context, release *manifest.Release, revisi
 		}
 		if err := d.mayWrite(ctx); err != nil {
 			return err
+		}
+		if slices.ContainsFunc(d.record.Current.TakenOver, ref.Same) {
+			if err := d.inherit(ctx, ref); err != nil {
+				return err
+			}
 		}
 		u := manifest.Stamped(object, d.app, revision, release.Digest)
 		if manifest.IsWorkload(ref) {

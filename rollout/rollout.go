@@ -180,6 +180,8 @@ type Rollout struct {
 	// Step counts from 1 in state canary. Canaries are the workloads that have one.
 	Step     int            `json:"step,omitempty"`
 	Canaries []manifest.Ref `json:"canaries,omitempty"`
+	// TakenOver are objects that others made and this release takes over.
+	TakenOver []manifest.Ref `json:"takenOver,omitempty"`
 	// StableTouched is set before the first write to a stable workload.
 	StableTouched bool `json:"stableTouched,omitempty"`
 	// Restored is set when the base has been applied again.

@@ -106,7 +106,7 @@ func TestFirstReleaseFails(t *testing.T) {
 func TestTakenOverDeploymentIsPutBack(t *testing.T) {
 	w := newWorld(t)
 	v1 := image(t, "VERSION=1")
-	plain := strings.ReplaceAll(shop, "image: shop", "image: "+v1)
+	plain := strings.ReplaceAll(shop, "image: shop", "env: [{name: OLD, value: \"1\"}]\n        image: "+v1)
 	apply := exec.CommandContext(w.ctx, "kubectl", "apply", "-n", w.namespace, "-f", "-")
 	apply.Stdin = strings.NewReader(plain)
 	out, err := apply.CombinedOutput()
@@ -122,6 +122,12 @@ func TestTakenOverDeploymentIsPutBack(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "shop", d.Spec.Template.Spec.Containers[0].EnvFrom[0].ConfigMapRef.Name, "with the configuration it had")
 	require.Len(t, d.Spec.Template.Spec.Containers[0].EnvFrom, 1)
+	require.Len(t, d.Spec.Template.Spec.Containers[0].Env, 1)
+
+	w.startVerified(v1)
+	d, err = kube.AppsV1().Deployments(w.namespace).Get(w.ctx, "shop", metav1.GetOptions{})
+	require.NoError(t, err)
+	require.Empty(t, d.Spec.Template.Spec.Containers[0].Env, "what the manifests leave out is gone")
 }
 
 // start runs the real binary in the background.
@@ -150,7 +156,9 @@ func (w *world) until(what string, check func(*rollout.Record) bool) {
 }
 
 func inCanary(step int) func(*rollout.Record) bool {
-	return func(r *rollout.Record) bool { return r.Live() && r.Current.State == rollout.Canary && r.Current.Step == step }
+	return func(r *rollout.Record) bool {
+		return r.Live() && r.Current.State == rollout.Canary && r.Current.Step == step
+	}
 }
 
 func TestKilledInCanaryIsContinued(t *testing.T) {

@@ -175,10 +175,8 @@ func (k *Kind) abort(ctx context.Context, controller *rollout.Controller, reques
 	if cause == pipeline.CauseInfrastructure {
 		cause = pipeline.CauseCancelled
 	}
-	if cause == pipeline.CauseSuperseded {
-		// The newer run makes the rollout give way, and starts from where it is.
-		return pipeline.Fail(cause, "left to the newer run: %w", context.Cause(ctx))
-	}
+	// A superseded run takes its release back too: the newer one may never get
+	// as far as its own deploy, and nobody would look after this canary.
 	fresh, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 	defer cancel()
 	target := rollout.Target{App: request.App, Namespace: request.Namespace}
