@@ -3,12 +3,19 @@ package rollout
 import (
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
 
 const canarySuffix = "-canary"
+
+// bakedCondition is the readiness gate of canary pods: a pod is ready, and so
+// gets traffic, only once a rollout has set this condition on it. A version
+// that comes up and crashes within the bake time never answers a request.
+// See https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-readiness-gate.
+const bakedCondition corev1.PodConditionType = "tidegate.dev/baked"
 
 func canaryRef(stable manifest.Ref) manifest.Ref {
 	stable.Name += canarySuffix
@@ -34,6 +41,14 @@ func canaryOf(u *unstructured.Unstructured, replicas int32) (*unstructured.Unstr
 		}
 	}
 	if err := unstructured.SetNestedField(u.Object, int64(replicas), "spec", "replicas"); err != nil {
+		return nil, fmt.Errorf("making the canary of %s: %w", manifest.RefOf(u), err)
+	}
+	gates, _, err := unstructured.NestedSlice(u.Object, "spec", "template", "spec", "readinessGates")
+	if err != nil {
+		return nil, fmt.Errorf("making the canary of %s: %w", manifest.RefOf(u), err)
+	}
+	gates = append(gates, map[string]any{"conditionType": string(bakedCondition)})
+	if err := unstructured.SetNestedSlice(u.Object, gates, "spec", "template", "spec", "readinessGates"); err != nil {
 		return nil, fmt.Errorf("making the canary of %s: %w", manifest.RefOf(u), err)
 	}
 	// All of a step's pods may start at once: nothing is replaced.

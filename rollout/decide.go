@@ -23,6 +23,7 @@ const (
 	ApplyWorkload ActionKind = "apply_workload" // one workload again, with other settings
 	ScaleCanary   ActionKind = "scale_canary"   // create it, or change its size
 	RemoveCanary  ActionKind = "remove_canary"
+	Admit         ActionKind = "admit" // let canary pods that survived the bake into the Service
 	Prune         ActionKind = "prune" // objects that no revision in use needs
 )
 
@@ -35,6 +36,7 @@ type Action struct {
 	// Ref is the workload; for canaries, the stable one.
 	Ref      manifest.Ref
 	Replicas int32
+	Pods     []DarkPod
 	Paused   bool
 	Bake     time.Duration
 	// Move is recorded when the action has succeeded; alone with Advance.
@@ -110,10 +112,19 @@ func decideCanary(r *Rollout, obs Observation, now time.Time) Action {
 		if c.Health.Status == health.Failed {
 			return failing(r, ref, c.Health)
 		}
+		baked, next := c.baked(r.Bake, now)
+		if len(baked) > 0 {
+			return Action{Kind: Admit, Ref: ref, Pods: baked,
+				Why: fmt.Sprintf("canary %d %%: %d of %d pods survived %s without traffic: letting them in", step.Weight, len(baked), size, r.Bake)}
+		}
 		if c.ReadySince.IsZero() {
 			ready = false
 			waiting = fmt.Sprintf("canary %d %%: %s", step.Weight, c.Health.Message)
+			if !next.IsZero() && c.Health.Status == health.Progressing {
+				waiting = fmt.Sprintf("canary %d %%: baking %d of %d pods without traffic until %s", step.Weight, len(c.Dark), size, next.Format(time.TimeOnly))
+			}
 		}
+		recheck = sooner(recheck, next)
 		recheck = sooner(recheck, c.Health.Recheck)
 	}
 	if ready && r.StepReadyAt.IsZero() {
@@ -139,13 +150,22 @@ func decideCanary(r *Rollout, obs Observation, now time.Time) Action {
 	return Action{Kind: Wait, Until: sooner(sooner(recheck, until), deadline), Why: waiting}
 }
 
+// liveTime is how long a step's pods must stay good with traffic: the step's
+// hold, or the bake time where it has none, so that no step passes unseen.
+func liveTime(r *Rollout, step Step) time.Duration {
+	if step.Hold > 0 {
+		return step.Hold
+	}
+	return r.Bake
+}
+
 // stepDeadline bounds a step whatever its pods do: first they must all be ready
 // once, then the gate must pass.
 func stepDeadline(r *Rollout, step Step) time.Time {
 	if r.StepReadyAt.IsZero() {
-		return r.StateSince.Add(r.Deadline)
+		return r.StateSince.Add(r.Bake + r.Deadline)
 	}
-	return r.StepReadyAt.Add(max(step.Hold, r.Bake) + r.Deadline)
+	return r.StepReadyAt.Add(liveTime(r, step) + r.Deadline)
 }
 
 func decideRolling(r *Rollout, obs Observation, now time.Time) Action {

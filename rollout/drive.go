@@ -241,6 +241,12 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 		}
 		d.watch.wrote(written)
 		return nil
+	case Admit:
+		if err := d.admit(ctx, a.Pods); err != nil {
+			return err
+		}
+		d.watch.letIn(a.Pods)
+		return nil
 	case RemoveCanary:
 		if err := d.delete(ctx, canaryRef(a.Ref)); err != nil {
 			return err

@@ -16,25 +16,29 @@ func manualGate(step int, by string, now time.Time) *proof {
 	return &proof{Gate{Step: step, Kind: "manual", Passed: true, Evidence: "promoted by " + orUnknown(by), By: by, At: now}}
 }
 
-// judgeStep is the gate of the canary's present step. It passes when every
-// canary has been ready for the bake time without a break and the step's hold
-// is over; otherwise until is when that may be.
+// judgeStep is the gate of the canary's present step. All its pods have baked
+// without traffic before they turned ready; it passes when they have then
+// served without a break for the step's live time. Otherwise until is when that
+// may be.
 func judgeStep(r *Rollout, obs Observation, now time.Time) (passed *proof, until time.Time) {
 	if r.StepReadyAt.IsZero() {
 		return nil, time.Time{}
 	}
-	until = r.StepReadyAt.Add(r.Strategy.Steps[r.Step-1].Hold)
+	live := liveTime(r, r.Strategy.Steps[r.Step-1])
+	until = r.StepReadyAt.Add(live)
 	var evidence []string
 	for _, ref := range r.Canaries {
 		c := obs.canary(ref)
 		if c == nil || c.ReadySince.IsZero() {
 			return nil, time.Time{}
 		}
-		if baked := c.ReadySince.Add(r.Bake); baked.After(until) {
-			until = baked
+		// A pod that was replaced, or a process that just took over, has not seen
+		// all of it: what was not watched does not count.
+		if watched := c.ReadySince.Add(min(live, r.Bake)); watched.After(until) {
+			until = watched
 		}
-		evidence = append(evidence, fmt.Sprintf("%s-canary: %d of %d pods ready for %s, %d restarts",
-			ref.Name, c.Health.Ready, c.Replicas, now.Sub(c.ReadySince).Round(100*time.Millisecond), c.Health.Restarts))
+		evidence = append(evidence, fmt.Sprintf("%s-canary: %d of %d pods baked for %s without traffic, then served for %s, %d restarts",
+			ref.Name, c.Health.Ready, c.Replicas, r.Bake, now.Sub(c.ReadySince).Round(100*time.Millisecond), c.Health.Restarts))
 	}
 	if now.Before(until) {
 		return nil, until

@@ -27,6 +27,7 @@ type model struct {
 	n       int32
 	canary  string // digest, "" when there is none
 	size    int32
+	dark    bool // the canary's pods have not been let in
 	health  map[string]health.Status // by "stable"/"canary"
 	since   map[string]time.Time
 	digests map[int]string // revision → digest
@@ -85,7 +86,18 @@ func (m *model) observe() Observation {
 	if m.canary != "" {
 		c := CanaryWorkload{Stable: shopRef, Release: m.canary, Replicas: m.size,
 			Health: health.Verdict{Status: m.health["canary"], Reason: health.CrashedAfterReady, Message: "as drawn", Ready: m.size}}
-		c.ReadySince = m.readySince("canary", m.health["canary"])
+		up := m.health["canary"] == health.Ready
+		if m.dark {
+			// However well they are, pods at the gate are not ready.
+			since := m.readySince("dark", m.health["canary"])
+			c.Dark = []DarkPod{{Name: "canary-1", UID: "1", UpSince: since}}
+			if up {
+				c.Health.Status, c.Health.Reason = health.Progressing, health.NotReady
+			}
+		} else {
+			delete(m.since, "dark")
+		}
+		c.ReadySince = m.readySince("canary", c.Health.Status)
 		obs.Canaries = []CanaryWorkload{c}
 	}
 	return obs
@@ -163,9 +175,15 @@ func (m *model) step() Action {
 		if m.canary != c.Digest || m.size != a.Replicas {
 			m.written("canary")
 		}
-		m.canary, m.size = c.Digest, a.Replicas
+		m.canary, m.size, m.dark = c.Digest, a.Replicas, true
+		delete(m.since, "dark")
+	case Admit:
+		if !m.dark || m.health["canary"] != health.Ready || m.now.Sub(m.since["dark"]) < c.Bake {
+			m.t.Fatal("pods were let in that had not survived the bake")
+		}
+		m.dark = false
 	case RemoveCanary:
-		m.canary, m.size = "", 0
+		m.canary, m.size, m.dark = "", 0, false
 	case Prune:
 		serving := c.Digest
 		if c.State == RollingBack {
@@ -186,6 +204,9 @@ func (m *model) step() Action {
 		}
 	}
 	now := m.record.Current
+	if state == Canary && m.dark && a.Move != nil && a.Move.Proof != nil && a.Move.Proof.gate.Kind == "health" {
+		m.t.Fatal("a step passed whose pods never had traffic")
+	}
 	if (state == Canary && (now.State == Canary && now.Step > 1 || now.State == Promoting)) || (state == Rolling && now.State == Finishing) {
 		if a.Kind != Mark && a.Kind != ScaleCanary && len(now.Gates) == gates && a.Move != nil {
 			m.t.Fatal("advanced without recording a gate")

@@ -42,6 +42,32 @@ type CanaryWorkload struct {
 	Replicas   int32
 	Health     health.Verdict
 	ReadySince time.Time
+	// Dark are its pods that get no traffic yet, by name.
+	Dark []DarkPod
+}
+
+// DarkPod is a canary pod that has not been let into the Service.
+type DarkPod struct {
+	Name string
+	UID  string
+	// UpSince is since when this process has seen all its containers ready
+	// without a break or a restart; zero when they are not.
+	UpSince time.Time
+}
+
+// baked lists the pods that have been up for the bake time, and says when the
+// next one will have been; zero when none is on its way.
+func (c *CanaryWorkload) baked(bake time.Duration, now time.Time) (pods []DarkPod, next time.Time) {
+	for _, pod := range c.Dark {
+		switch at := pod.UpSince.Add(bake); {
+		case pod.UpSince.IsZero():
+		case now.Before(at):
+			next = sooner(next, at)
+		default:
+			pods = append(pods, pod)
+		}
+	}
+	return pods, next
 }
 
 func (o *Observation) workload(ref manifest.Ref) *Workload {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -45,6 +46,9 @@ type observer struct {
 	written map[string]metav1.Object
 	removed map[string]string // key → UID
 	ready   map[string]time.Time
+	// admitted are pods, by UID, that this process let in and its cache may
+	// still show without the condition.
+	admitted map[string]bool
 
 	stop func()
 }
@@ -61,7 +65,7 @@ type podGroup struct {
 func (s *store) observe(ctx context.Context, releases ...*manifest.Release) (*observer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	o := &observer{store: s, wake: make(chan struct{}, 1), written: map[string]metav1.Object{},
-		removed: map[string]string{}, ready: map[string]time.Time{}}
+		removed: map[string]string{}, ready: map[string]time.Time{}, admitted: map[string]bool{}}
 	// Everything is rechecked by events alone, so there is no resync.
 	factory := informers.NewSharedInformerFactoryWithOptions(s.kube, 0, informers.WithNamespace(s.namespace), informers.WithTransform(slim))
 	own := informers.NewSharedInformerFactoryWithOptions(s.kube, 0, informers.WithNamespace(s.namespace),
@@ -324,9 +328,50 @@ func (o *observer) look(release *manifest.Release, r *Rollout, now time.Time) (O
 			Health: health.Deployment(health.Input{Deployment: d, ReplicaSets: sets, Pods: pods, Events: events, Tolerance: strict, Now: now})}
 		c.Replicas = c.Health.Desired
 		c.ReadySince = o.readySince("canary/"+ref.Name, c.Health.Status == health.Ready, now)
+		c.Dark = o.darkPods(d, sets, pods, now)
 		obs.Canaries = append(obs.Canaries, c)
 	}
 	return obs, nil
+}
+
+// darkPods lists the canary's pods that wait at the readiness gate.
+func (o *observer) darkPods(canary *appsv1.Deployment, sets []*appsv1.ReplicaSet, pods []*corev1.Pod, now time.Time) []DarkPod {
+	current := health.NewReplicaSet(canary, sets)
+	var dark []DarkPod
+	for _, pod := range pods {
+		if current == nil || !metav1.IsControlledBy(pod, current) || pod.DeletionTimestamp != nil ||
+			conditionTrue(pod, bakedCondition) || o.admitted[string(pod.UID)] {
+			continue
+		}
+		// A restart begins the bake anew even if no cache ever showed the pod down.
+		key := fmt.Sprintf("pod/%s/%d", pod.UID, restartsOf(pod))
+		dark = append(dark, DarkPod{Name: pod.Name, UID: string(pod.UID), UpSince: o.readySince(key, conditionTrue(pod, corev1.ContainersReady), now)})
+	}
+	slices.SortFunc(dark, func(a, b DarkPod) int { return strings.Compare(a.Name, b.Name) })
+	return dark
+}
+
+func conditionTrue(pod *corev1.Pod, kind corev1.PodConditionType) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == kind && c.Status == corev1.ConditionTrue
+	})
+}
+
+func restartsOf(pod *corev1.Pod) int32 {
+	var n int32
+	for i := range pod.Status.ContainerStatuses {
+		n += pod.Status.ContainerStatuses[i].RestartCount
+	}
+	return n
+}
+
+// letIn tells the observer that pods were just admitted.
+func (o *observer) letIn(pods []DarkPod) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, pod := range pods {
+		o.admitted[pod.UID] = true
+	}
 }
 
 // canaryRefs lists workloads that may have a canary: those of the plan, and all

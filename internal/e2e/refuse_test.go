@@ -127,7 +127,7 @@ func TestBadWebhooks(t *testing.T) {
 		}, http.StatusBadRequest},
 	} {
 		t.Run(name, func(t *testing.T) {
-			request, err := th.forge.HookRequest(th.ctx, th.server.URL, "bad-"+name, body)
+			request, err := th.forge.HookRequest(th.ctx, th.server.URL, "bad-"+strings.ReplaceAll(name, " ", "-"), body)
 			must(t, err)
 			test.bend(request)
 			response, err := http.DefaultClient.Do(request)

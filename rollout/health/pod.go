@@ -153,11 +153,15 @@ func lastCrash(status *corev1.ContainerStatus) *corev1.ContainerStateTerminated 
 	return nil
 }
 
-// wasReadyBefore tells whether the pod was ready during the run that ended in
-// crash: then its Ready condition has changed since that run began (to true,
-// and back with the crash); otherwise it has stayed false since before.
+// wasReadyBefore tells whether the pod's containers were ready during the run
+// that ended in crash: then that condition has changed since the run began (to
+// true, and back with the crash); otherwise it has stayed false since before.
+// Readiness gates do not matter here: a canary pod may crash while it is dark.
 func wasReadyBefore(pod *corev1.Pod, crash *corev1.ContainerStateTerminated) bool {
-	c := podCondition(pod, corev1.PodReady)
+	c := podCondition(pod, corev1.ContainersReady)
+	if c == nil {
+		c = podCondition(pod, corev1.PodReady)
+	}
 	return c != nil && (c.Status == corev1.ConditionTrue || c.LastTransitionTime.After(crash.StartedAt.Time))
 }
 
