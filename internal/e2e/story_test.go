@@ -16,7 +16,7 @@ import (
 
 // TestStory is the demo itself, as a user would run it.
 func TestStory(t *testing.T) {
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 2*patience, errors.New("the test's patience ended"))
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 6*patience, errors.New("the test's patience ended"))
 	defer cancel()
 	stdout, stderr, code := execute(t, ctx, "../..", nil, "demo", "-o", "json")
 	if code != 0 {
