@@ -27,7 +27,7 @@ type model struct {
 	n       int32
 	canary  string // digest, "" when there is none
 	size    int32
-	dark    bool // the canary's pods have not been let in
+	dark    bool                     // the canary's pods have not been let in
 	health  map[string]health.Status // by "stable"/"canary"
 	since   map[string]time.Time
 	digests map[int]string // revision → digest

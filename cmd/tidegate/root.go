@@ -25,6 +25,7 @@ into a rollback. The same binary runs a pipeline on a laptop and as a server.`,
 		newServeCommand(),
 		newRunsCommand(),
 		newRolloutCommand(),
+		newTokensCommand(),
 		newDemoCommand(),
 		newVersionCommand(),
 	)

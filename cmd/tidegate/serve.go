@@ -66,9 +66,6 @@ the next start. A kill loses nothing either.`,
 // override applies what flags and environment say over the file.
 func override(s *settings.Settings, listen, data string) error {
 	if listen != "" {
-		if s.URL == "http://"+s.Listen {
-			s.URL = "http://" + listen
-		}
 		s.Listen = listen
 	}
 	if data != "" {

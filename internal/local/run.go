@@ -52,14 +52,14 @@ func Run(ctx context.Context, o Options) (_ journal.State, err error) {
 		return journal.State{}, err
 	}
 	defer func() { err = errors.Join(err, records.Close()) }()
-	kinds, err := worker.Kinds(ctx, worker.Options{Settings: o.Settings, WorkingTree: true, Containers: needsContainers(o.Plan), Log: o.Log})
+	stages, err := worker.New(ctx, worker.Options{Settings: o.Settings, WorkingTree: true, Containers: needsContainers(o.Plan), Log: o.Log})
 	if err != nil {
 		return journal.State{}, err
 	}
 	id := strings.ToLower(o.Plan.Event.ID[:12])
 	e, err := engine.New(engine.Options{
 		Journal:    records,
-		Kinds:      kinds,
+		Kinds:      stages.Kinds,
 		Workspaces: workingTree(o.Root),
 		Secrets: func(context.Context, string, *pipeline.Plan, pipeline.PlannedStage) (map[string]string, error) {
 			return o.Secrets, nil

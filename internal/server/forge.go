@@ -41,6 +41,6 @@ func (g *githubStatuses) send(ctx context.Context, repository, commit string, st
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
 	return client.Status(ctx, repository, commit, github.State{
-		Context: status.context, State: github.StateName(status.state), Description: status.description, TargetURL: status.targetURL,
+		Context: status.context, State: github.StateName(status.state), Description: status.description,
 	})
 }

@@ -44,6 +44,7 @@ type Server struct {
 	journal   *journalsqlite.Journal
 	inbox     *inboxsqlite.Store
 	tokens    *api.Tokens
+	worker    *worker.Worker
 	engine    *engine.Engine
 	processor inbox.Processor
 	schedules *schedules
@@ -107,7 +108,7 @@ func Open(ctx context.Context, config settings.Settings, log *zap.Logger) (_ *Se
 	if err != nil {
 		return nil, err
 	}
-	s.statuses = &statusReporter{journal: s.journal, sink: sink, url: config.URL, now: time.Now, log: log.Named("status")}
+	s.statuses = &statusReporter{journal: s.journal, sink: sink, now: time.Now, log: log.Named("status")}
 	return s, s.openHTTP(ctx, known, plans)
 }
 
@@ -127,13 +128,13 @@ func (s *Server) openEngine(ctx context.Context, known *repositories, cache *sou
 	if err != nil {
 		return err
 	}
-	stageKinds, err := worker.Kinds(ctx, worker.Options{Settings: s.settings, Containers: true, Member: s.member, Log: s.log})
+	s.worker, err = worker.New(ctx, worker.Options{Settings: s.settings, Containers: true, Member: s.member, Log: s.log})
 	if err != nil {
 		return err
 	}
 	s.engine, err = engine.New(engine.Options{
 		Journal:    s.journal,
-		Kinds:      stageKinds,
+		Kinds:      s.worker.Kinds,
 		Workspaces: places,
 		Secrets:    known.runSecrets,
 		When:       pipeline.EvaluateWhen,
@@ -211,6 +212,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.engine.Serve(ctx) })
 	group.Go(func() error { return s.processor.Run(ctx) })
+	group.Go(func() error { return s.worker.Maintain(ctx) })
 	group.Go(func() error { return s.schedules.run(ctx) })
 	group.Go(func() error { s.statuses.run(ctx); return nil })
 	if s.registry != nil {

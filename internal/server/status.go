@@ -23,7 +23,6 @@ type commitStatus struct {
 	context     string
 	state       string // pending, success, failure, error
 	description string
-	targetURL   string
 }
 
 // statusSink tells a forge.
@@ -37,7 +36,6 @@ type statusSink interface {
 type statusReporter struct {
 	journal journal.Journal
 	sink    statusSink
-	url     string
 	now     func() time.Time
 	log     *zap.Logger
 	// told is the last status sent, by run.
@@ -82,7 +80,7 @@ func (s *statusReporter) reconcile(ctx context.Context) error {
 	// Oldest first, so that the newest run of a commit has the last word.
 	for i := len(runs) - 1; i >= 0; i-- {
 		run := runs[i]
-		want := statusOf(run, s.url)
+		want := statusOf(run)
 		told, known := s.told[run.ID]
 		if known && told == want {
 			seen[run.ID] = told
@@ -105,13 +103,13 @@ func (s *statusReporter) reconcile(ctx context.Context) error {
 	return errors.Join(problems...)
 }
 
-// statusOf says in a forge's words where a run stands.
-func statusOf(run journal.Summary, url string) commitStatus {
-	status := commitStatus{
-		context:     "tidegate/" + run.Pipeline,
-		description: run.Message,
-		targetURL:   url + "/api/v1/runs/" + run.ID,
-	}
+// maxReason leaves room for the run's id in the 140 characters that GitHub keeps.
+const maxReason = 110
+
+// statusOf says in a forge's words where a run stands. The run's id comes
+// first: it is what the commands want.
+func statusOf(run journal.Summary) commitStatus {
+	status := commitStatus{context: "tidegate/" + run.Pipeline, description: run.Message}
 	switch run.Status {
 	case journal.Pending, journal.Waiting:
 		status.state, status.description = "pending", "queued"
@@ -130,5 +128,9 @@ func statusOf(run journal.Summary, url string) commitStatus {
 	if status.description == "" {
 		status.description = string(run.Status)
 	}
+	if reason := []rune(status.description); len(reason) > maxReason {
+		status.description = string(reason[:maxReason-1]) + "…"
+	}
+	status.description = run.ID + ": " + status.description
 	return status
 }

@@ -22,8 +22,6 @@ const MaxFileBytes = 1 << 20
 type Settings struct {
 	// Listen is the address of hooks and API; loopback unless set.
 	Listen string `yaml:"listen,omitempty"`
-	// URL is how people reach this server; commit statuses link to it.
-	URL string `yaml:"url,omitempty"`
 	// Data is the directory for journal, inbox, caches and the embedded registry.
 	Data         string                 `yaml:"data,omitempty"`
 	GitHub       GitHub                 `yaml:"github,omitempty"`
@@ -84,6 +82,9 @@ type Limits struct {
 	Stages int `yaml:"stages,omitempty"` // 0 means DefaultStages
 	// KeepRuns is how many finished runs stay in the journal; 0 means DefaultKeepRuns.
 	KeepRuns int `yaml:"keep-runs,omitempty"`
+	// CacheBytes bounds unpacked image layers, and again the caches of run
+	// stages; 0 means DefaultCacheBytes. It is looked at every hour.
+	CacheBytes int64 `yaml:"cache-bytes,omitempty"`
 }
 
 // Defaults of Limits.
@@ -91,6 +92,8 @@ const (
 	DefaultRuns     = 8
 	DefaultStages   = 8
 	DefaultKeepRuns = 10_000
+	// DefaultCacheBytes is 20 GiB.
+	DefaultCacheBytes = 20 << 30
 )
 
 // LeaseTTL is how long a run stays with a worker that says nothing: the time a
@@ -174,7 +177,6 @@ func Default() Settings {
 
 func (s *Settings) fillDefaults() {
 	setDefault(&s.Listen, "127.0.0.1:8080")
-	setDefault(&s.URL, "http://"+s.Listen)
 	setDefault(&s.Data, defaultData())
 	setDefault(&s.Registry.Listen, "127.0.0.1:5000")
 	if s.Registry.Push == "" && s.Registry.Embedded() {
@@ -192,6 +194,7 @@ func (s *Settings) fillDefaults() {
 	setDefault(&s.Limits.Runs, DefaultRuns)
 	setDefault(&s.Limits.Stages, DefaultStages)
 	setDefault(&s.Limits.KeepRuns, DefaultKeepRuns)
+	setDefault(&s.Limits.CacheBytes, DefaultCacheBytes)
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -232,7 +235,7 @@ func (s *Settings) validate() error {
 	if s.Registry.Push == "" {
 		return errors.New("registry: push is required when the embedded registry is off")
 	}
-	if s.Limits.Runs < 0 || s.Limits.Stages < 0 || s.Limits.KeepRuns < 0 {
+	if s.Limits.Runs < 0 || s.Limits.Stages < 0 || s.Limits.KeepRuns < 0 || s.Limits.CacheBytes < 0 {
 		return errors.New("limits: negative values make no sense")
 	}
 	return nil

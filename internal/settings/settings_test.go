@@ -12,7 +12,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Listen != "127.0.0.1:8080" || s.URL != "http://127.0.0.1:8080" || s.Registry.Push != "127.0.0.1:5000" || s.Limits.Runs != DefaultRuns {
+	if s.Listen != "127.0.0.1:8080" || s.Registry.Push != "127.0.0.1:5000" || s.Limits.Runs != DefaultRuns {
 		t.Fatalf("defaults: %+v", s)
 	}
 }

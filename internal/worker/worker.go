@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -36,9 +37,19 @@ type Options struct {
 	Log    *zap.Logger
 }
 
-// Kinds makes the stage kinds. A machine that cannot run containers is no
-// error: stages that need none still run, others say what is missing.
-func Kinds(ctx context.Context, o Options) (map[pipeline.KindName]pipeline.Kind, error) {
+// Worker is the stage kinds and what they keep between runs.
+type Worker struct {
+	Kinds map[pipeline.KindName]pipeline.Kind
+
+	maxBytes int64
+	unpacked *rootfs.Store // nil without containers
+	scripts  *run.Kind
+	log      *zap.Logger
+}
+
+// New makes the stage kinds. A machine that cannot run containers is no error:
+// stages that need none still run, others say what is missing.
+func New(ctx context.Context, o Options) (*Worker, error) {
 	dir := o.Settings.Data
 	client := registry.New(registry.Options{Default: o.Settings.Registry.Push, Mirrors: o.Settings.Registry.Mirrors})
 	layers, err := store.Open(filepath.Join(dir, "build"), store.Options{})
@@ -57,23 +68,51 @@ func Kinds(ctx context.Context, o Options) (map[pipeline.KindName]pipeline.Kind,
 			return runtime, nil
 		},
 	}
-	return map[pipeline.KindName]pipeline.Kind{
-		pipeline.KindRun: run.New(run.Options{
-			CacheDir:     filepath.Join(dir, "caches"),
-			HostCaches:   !o.WorkingTree,
-			HostEnv:      hostEnv(o.WorkingTree),
-			Runtime:      runtime,
-			Store:        unpacked,
-			Images:       client,
-			NoContainers: noContainers,
-		}),
+	scripts := run.New(run.Options{
+		CacheDir:     filepath.Join(dir, "caches"),
+		HostCaches:   !o.WorkingTree,
+		HostEnv:      hostEnv(o.WorkingTree),
+		Runtime:      runtime,
+		Store:        unpacked,
+		Images:       client,
+		NoContainers: noContainers,
+	})
+	kinds := map[pipeline.KindName]pipeline.Kind{
+		pipeline.KindRun:     scripts,
 		pipeline.KindBuild:   &image.Kind{Builder: builder},
 		pipeline.KindApprove: approve.Kind{Member: o.Member},
 		pipeline.KindDeploy: policy{
 			environments: o.Settings.Environments,
 			inner:        deploy.New(deploy.Options{Environments: environments(o.Settings), Log: o.Log.Named("deploy")}),
 		},
-	}, nil
+	}
+	return &Worker{Kinds: kinds, maxBytes: o.Settings.Limits.CacheBytes, unpacked: unpacked, scripts: scripts, log: o.Log.Named("caches")}, nil
+}
+
+// pruneEvery is how often caches are brought back below their limit.
+const pruneEvery = time.Hour
+
+// Maintain keeps what the kinds leave behind within its limits until ctx ends:
+// unpacked layers and the caches of run stages, those used longest ago first.
+// The build store bounds itself.
+func (w *Worker) Maintain(ctx context.Context) error {
+	ticker := time.NewTicker(pruneEvery)
+	defer ticker.Stop()
+	for {
+		if w.unpacked != nil {
+			if _, err := w.unpacked.Prune(ctx, w.maxBytes); err != nil && ctx.Err() == nil {
+				w.log.Warn("unpacked layers were not pruned", zap.Error(err))
+			}
+		}
+		if _, err := w.scripts.PruneCaches(ctx, w.maxBytes); err != nil && ctx.Err() == nil {
+			w.log.Warn("caches of run stages were not pruned", zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
 }
 
 // errNotLooked is what a stage that needs a container meets when nobody
