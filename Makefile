@@ -10,10 +10,13 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build cluster-build cluster-up cluster-down demo test test-unit test-e2e bench bench-e2e lint fuzz clean
+.PHONY: help packages build cluster-build cluster-up cluster-down demo test test-unit test-e2e bench bench-e2e lint fuzz clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+packages: ## Install the Debian packages that demo and tests need
+	@./.ci/packages
 
 build: ## Build the tidegate binary into .bin/
 	@mkdir -p $(BIN)
@@ -29,20 +32,20 @@ cluster-up: cluster-build ## Start the local Kubernetes
 cluster-down: ## Stop the local Kubernetes and remove its state
 	@if [ -x $(CLUSTER) ]; then $(CLUSTER) down; fi
 
-demo: build cluster-build ## The whole story on this machine (KEEP=1 leaves it running)
+demo: packages build cluster-build ## The whole story on this machine (KEEP=1 leaves it running)
 	$(TIDEGATE) demo $(if $(KEEP),--keep)
 
 test: lint test-unit test-e2e ## Everything that CI runs
 
-test-unit: ## Unit, property and race tests of every package
+test-unit: packages ## Unit, property and race tests of every package
 	go test -race ./...
 	cd examples/shop && go test ./...
 	cd deploy/cluster && go test ./build/... ./internal/...
 
-test-e2e: build cluster-build ## End-to-end tests through the real binary on the real cluster
+test-e2e: packages build cluster-build ## End-to-end tests through the real binary on the real cluster
 	./.ci/e2e
 
-bench: build cluster-build ## Whole-system measurements, as quoted in README.md
+bench: packages build cluster-build ## Whole-system measurements, as quoted in README.md
 	./.ci/bench
 
 lint: ## gofmt, vet, golangci-lint; govulncheck where its data can be reached
