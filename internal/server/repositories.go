@@ -77,11 +77,12 @@ func (r *repositories) credentials(_ context.Context, of event.Repository) (sour
 	return source.Credentials{Username: "x-access-token", Password: found.token}, nil
 }
 
-// runSecrets are the environment variables that trusted stages see. Deploys and
-// builds get none: they have their own ways to credentials.
+// runSecrets are what trusted stages may see: run stages as environment
+// variables, builds where a RUN mounts a secret of that name. Deploys get none:
+// their credentials are the environment's.
 func (r *repositories) runSecrets(_ context.Context, _ string, plan *pipeline.Plan, stage pipeline.PlannedStage) (map[string]string, error) {
 	found, ok := r.find(plan.Event.Repository.FullName)
-	if !ok || stage.Kind != pipeline.KindRun || plan.Event.Trust != event.Own {
+	if !ok || stage.Kind == pipeline.KindDeploy || plan.Event.Trust != event.Own {
 		return nil, nil
 	}
 	return found.secrets, nil

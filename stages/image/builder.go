@@ -87,6 +87,9 @@ type Request struct {
 	Scope string
 	// HostNetwork lets a RUN that does not say otherwise use the host's network.
 	HostNetwork bool
+	// Isolated refuses the host's network to every RUN: whose code it is may not
+	// reach what listens on this machine.
+	Isolated bool
 	// Progress is told what happens; nil is fine.
 	Progress progress.Sink
 	// OutputLines, if not nil, gets what RUN commands print, whole.

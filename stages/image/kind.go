@@ -45,11 +45,16 @@ func (k *Kind) Run(ctx context.Context, attempt pipeline.Attempt) (pipeline.Outp
 	if err != nil {
 		return nil, err
 	}
-	return pipeline.Outputs{
+	outputs := pipeline.Outputs{
 		pipeline.OutputName:   repositoryOf(attempt.Stage.Build.Push),
-		pipeline.OutputImage:  result.Pushed[0],
 		pipeline.OutputDigest: result.Digest.String(),
-	}, nil
+	}
+	if request.Push {
+		outputs[pipeline.OutputImage] = result.Pushed[0]
+	} else {
+		attempt.Progress("built and not pushed: images of forks stay out of the registry")
+	}
+	return outputs, nil
 }
 
 // repositoryOf is an image's name as written, without tag.
@@ -79,8 +84,10 @@ func requestOf(attempt pipeline.Attempt) (Request, error) {
 	if len(spec.Platforms) > 1 {
 		return fail("build.platforms: one platform at a time for now; use a matrix and a platform each")
 	}
+	// A fork could push over an image that trusted runs build on.
+	trusted := attempt.Event.Trust == event.Own
 	r := Request{
-		Target: spec.Target, Args: spec.Args, NoCache: spec.NoCache, Push: true, Tags: []string{pushName(spec.Push, attempt.Event)},
+		Target: spec.Target, Args: spec.Args, NoCache: spec.NoCache, Push: trusted, Isolated: !trusted, Tags: []string{pushName(spec.Push, attempt.Event)},
 		Scope: scopeOf(attempt.Event), Secrets: map[string][]byte{},
 	}
 	for _, text := range spec.Platforms {

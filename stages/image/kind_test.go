@@ -50,6 +50,25 @@ func TestTheBuildStageGivesNameImageAndDigest(t *testing.T) {
 	}
 }
 
+func TestForksPushNothingAndReachNothing(t *testing.T) {
+	b := newBench(t)
+	kind := &Kind{Builder: b.builder}
+	attempt, _ := b.attempt(map[string]string{"Dockerfile": "FROM scratch\nCOPY a /\n", "a": "1"}, pipeline.BuildSpec{Push: "library/golang:1.26"})
+	attempt.Event.Trust = event.Fork
+	outputs, err := kind.Run(context.Background(), attempt)
+	require.NoError(t, err)
+	require.NotEmpty(t, outputs[pipeline.OutputDigest])
+	require.Empty(t, outputs[pipeline.OutputImage])
+	require.Empty(t, b.peer.asked("PUT", ""), "a fork's image reached the registry")
+	require.Empty(t, b.peer.asked("POST", ""), "a fork's image reached the registry")
+
+	attempt, _ = b.attempt(map[string]string{"Dockerfile": "FROM scratch\nRUN --network=host [\"/x\"]\n"}, pipeline.BuildSpec{Push: "x"})
+	attempt.Event.Trust = event.Fork
+	_, err = kind.Run(context.Background(), attempt)
+	require.Equal(t, pipeline.CauseRefused, pipeline.CauseOf(err))
+	require.ErrorContains(t, err, "Dockerfile:2")
+}
+
 func TestBadSpecsAreInvalid(t *testing.T) {
 	b := newBench(t)
 	outside := t.TempDir()

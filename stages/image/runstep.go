@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/tidegate-ci/tidegate/pipeline"
 	"github.com/tidegate-ci/tidegate/stages/image/layer"
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
 	"github.com/tidegate-ci/tidegate/stages/sandbox"
@@ -16,6 +17,9 @@ import (
 
 func (r *stepRun) run(ctx context.Context, c *plan.Run) (layer.Layer, bool, error) {
 	network := c.HostNetwork || (r.request.HostNetwork && !c.Offline)
+	if network && r.request.Isolated {
+		return layer.Layer{}, false, pipeline.Fail(pipeline.CauseRefused, "the host's network is refused: code from a fork gets no network of this machine")
+	}
 	sources, err := r.mountSources(ctx, c.Mounts)
 	if err != nil {
 		return layer.Layer{}, false, err

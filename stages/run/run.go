@@ -104,6 +104,10 @@ func (k *Kind) run(ctx context.Context, attempt pipeline.Attempt, spec *pipeline
 	if spec.Image == "" && attempt.Event.Trust != event.Own && !k.options.ForksOnHost {
 		return nil, pipeline.Fail(pipeline.CauseRefused, "stage %s: code from a fork runs in a container only: give the stage an image", attempt.Stage.ID)
 	}
+	if spec.Network == "host" && attempt.Event.Trust != event.Own {
+		// This machine's loopback holds a registry and an API that trust it.
+		return nil, pipeline.Fail(pipeline.CauseRefused, "stage %s: code from a fork gets no network of this machine: leave network out", attempt.Stage.ID)
+	}
 	dir, err := workingDirectory(attempt.Workspace, spec.WorkingDirectory)
 	if err != nil {
 		return nil, err

@@ -119,6 +119,7 @@ func TestFailuresHaveTheirCause(t *testing.T) {
 		{"registry down", pipeline.RunSpec{Image: strings.TrimPrefix(unreachable.URL, "http://") + "/x", Command: "true"}, event.Own, pipeline.CauseInfrastructure, "registry can be reached"},
 		{"fork on the host", pipeline.RunSpec{Command: "true"}, event.Fork, pipeline.CauseRefused, "give the stage an image"},
 		{"fork in a container", pipeline.RunSpec{Image: image, Command: "exit 4"}, event.Fork, pipeline.CauseFailed, "exit status 4"},
+		{"fork on the host's network", pipeline.RunSpec{Image: image, Network: "host", Command: "true"}, event.Fork, pipeline.CauseRefused, "network"},
 		{"directory outside", pipeline.RunSpec{Command: "true", WorkingDirectory: "../x"}, event.Own, pipeline.CauseInvalid, "inside the checkout"},
 		{"directory missing", pipeline.RunSpec{Command: "true", WorkingDirectory: "x"}, event.Own, pipeline.CauseFailed, "no such directory"},
 		{"bad output", pipeline.RunSpec{Image: image, Command: "echo nonsense > $TIDEGATE_OUTPUT"}, event.Own, pipeline.CauseFailed, "line 1"},
