@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -179,7 +180,7 @@ func TestCancellationKillsAllOfTheContainer(t *testing.T) {
 	r.grace = 100 * time.Millisecond
 	reason := errors.New("no longer wanted")
 	ctx, cancel := context.WithCancelCause(context.Background())
-	marker := "31" + strconv.Itoa(os.Getpid())
+	marker := "600.31" + strconv.Itoa(os.Getpid())
 	out := &watcher{on: "started", do: func() { cancel(reason) }}
 	err := r.Run(ctx, root, sandbox.Command{
 		Args: []string{"sh", "-c", "trap '' TERM; setsid sleep " + marker + " & echo started; while :; do sleep " + marker + "; done"}, Stdout: out,
@@ -214,11 +215,12 @@ func TestVictim(t *testing.T) {
 }
 
 func TestLeftoversOfAKilledProcessAreCleared(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "42"+strconv.Itoa(os.Getpid()))
+	dir := filepath.Join(t.TempDir(), "600.42"+strconv.Itoa(os.Getpid()))
 	require.NoError(t, os.Mkdir(dir, 0o755))
 	require.NoError(t, os.Rename(busyboxRoot(t), filepath.Join(dir, "root")))
 	victim := exec.Command(os.Args[0], "-test.run", "^TestVictim$")
 	victim.Env = append(os.Environ(), victimVariable+"="+dir)
+	victim.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := victim.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, victim.Start())
