@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidegate-ci/tidegate/stages/sandbox"
@@ -190,6 +191,33 @@ func TestCancellationKillsAllOfTheContainer(t *testing.T) {
 	left, err := os.ReadDir(r.stateDir())
 	require.NoError(t, err)
 	require.Empty(t, left)
+}
+
+// A runtime that is killed while it makes a container leaves cgroups, a process
+// in them perhaps, and no state to delete them by.
+func TestCgroupsOfAHalfMadeContainerAreRemoved(t *testing.T) {
+	r := findRuntime(t)
+	id := uuid.NewString()
+	dir := filepath.Join(cgroupRoot, cgroupPath(id))
+	if !r.controllers.unified {
+		require.True(t, r.controllers.pids && r.controllers.memory, "this test needs the pids and memory cgroup controllers")
+		dir = filepath.Join(cgroupRoot, "pids", cgroupPath(id))
+		require.NoError(t, os.MkdirAll(filepath.Join(cgroupRoot, "memory", cgroupPath(id)), 0o755))
+	}
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	child := exec.Command("sleep", "600")
+	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	require.NoError(t, child.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- child.Wait() }()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(child.Process.Pid)), 0o600))
+
+	r.delete(id)
+	require.ErrorContains(t, <-ended, "killed")
+	left, err := filepath.Glob(filepath.Join(cgroupRoot, "*", cgroupPath(id)))
+	require.NoError(t, err)
+	require.Empty(t, left)
+	require.NoDirExists(t, dir)
 }
 
 func TestACancelledContextStartsNothing(t *testing.T) {
