@@ -94,6 +94,9 @@ func newRolloutCommand() *cobra.Command {
 		Long: `Rolls an application's manifests out into a namespace and promotes them only
 through passing gates. All state is in the cluster: every command works with a
 kubeconfig alone, whether or not a Tidegate server runs.`,
+		Example: `  tidegate rollout status shop -n shop --watch
+  tidegate rollout promote shop -n shop
+  tidegate rollout rollback shop -n shop`,
 	}
 	f.register(command)
 	command.AddCommand(newRolloutStartCommand(f), newRolloutStatusCommand(f), newRolloutHistoryCommand(f), newRolloutPromoteCommand(f),

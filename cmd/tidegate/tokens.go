@@ -27,6 +27,8 @@ sees changes at once.
 
 Roles: read (see runs), operate (also start, cancel, rerun, approve), admin.
 Approvals go by a token's user and groups.`,
+		Example: `  tidegate tokens create alice-laptop --user alice --role operate
+  tidegate tokens list`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}

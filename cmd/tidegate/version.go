@@ -11,6 +11,10 @@ import (
 // version is set by the linker (see Makefile).
 var version = "dev"
 
+func versionText() string {
+	return fmt.Sprintf("tidegate %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
 func newVersionCommand() *cobra.Command {
 	var output string
 	command := &cobra.Command{
@@ -25,7 +29,7 @@ func newVersionCommand() *cobra.Command {
 					"version": version, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH,
 				})
 			case "", "text":
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "tidegate %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+				_, err := fmt.Fprint(cmd.OutOrStdout(), versionText())
 				return err
 			}
 			return usageErrorf("unknown output format %q: use text or json", output)

@@ -127,6 +127,7 @@ func startWorker(t *testing.T, directory string) *worker {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childDirectory+"="+directory)
 	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	out, err := cmd.StdoutPipe()

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/google/uuid"
@@ -64,6 +65,7 @@ func TestKilledServerLosesNothing(t *testing.T) {
 		server := exec.Command(os.Args[0])
 		server.Env = append(os.Environ(), crashEnv+"="+path)
 		server.Stderr = os.Stderr
+		server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		stdout, err := server.StdoutPipe()
 		require.NoError(t, err)
 		require.NoError(t, server.Start())

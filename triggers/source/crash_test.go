@@ -2,12 +2,19 @@ package source_test
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidegate-ci/tidegate/pipeline/event"
@@ -19,7 +26,7 @@ const crashEnv = "TIDEGATE_TEST_SOURCE"
 // TestMain becomes the process that fetches and is killed.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(crashEnv); dir != "" {
-		cache, err := source.Open(source.Config{Dir: dir, Protocols: []string{source.File}})
+		cache, err := source.Open(source.Config{Dir: dir, Protocols: []string{source.HTTP}})
 		if err == nil {
 			err = cache.Fetch(ctx, event.Repository{FullName: "octo/shop", CloneURL: os.Getenv("TIDEGATE_TEST_URL")},
 				"refs/heads/main", os.Getenv("TIDEGATE_TEST_COMMIT"))
@@ -36,38 +43,68 @@ func TestMain(m *testing.M) {
 // A fetch is killed when its pack is partly there; the next one is whole.
 func TestKilledInTheMiddleOfAFetch(t *testing.T) {
 	u := newUpstream(t)
-	data := make([]byte, 24<<20)
+	data := make([]byte, 8<<20)
 	_, err := rand.Read(data)
 	require.NoError(t, err)
 	u.write("big", string(data))
 	commit := u.commit("one")
-	dir := t.TempDir()
-	for range 3 {
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), crashEnv+"="+dir, "TIDEGATE_TEST_URL="+u.byFile().CloneURL, "TIDEGATE_TEST_COMMIT="+commit)
-		cmd.Stderr = os.Stderr
-		require.NoError(t, cmd.Start())
-		ended := make(chan error, 1)
-		go func() { ended <- cmd.Wait() }()
-		for partial := false; !partial; {
-			select {
-			case err := <-ended:
-				require.NoError(t, err)
-				t.Fatal("the fetch ended before it could be killed")
-			default:
+	const sent = 4 << 20
+	var whole atomic.Bool
+	repository := u.byHTTP(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost && !whole.Load() {
+				w = &stalling{ResponseWriter: w, left: sent, gone: r.Context().Done()}
 			}
-			found, err := filepath.Glob(filepath.Join(dir, "*.git", "objects", "pack", "tmp_pack_*"))
-			require.NoError(t, err)
-			for _, name := range found {
-				if info, err := os.Stat(name); err == nil && info.Size() > 1<<20 {
-					partial = true
-				}
+			next.ServeHTTP(w, r)
+		})
+	})
+	dir := t.TempDir()
+	partial := func() (packs []string) {
+		found, err := filepath.Glob(filepath.Join(dir, "*.git", "objects", "pack", "tmp_pack_*"))
+		require.NoError(t, err)
+		for _, name := range found {
+			if info, err := os.Stat(name); err == nil && info.Size() > sent/2 {
+				packs = append(packs, name)
 			}
 		}
-		require.NoError(t, cmd.Process.Kill())
-		<-ended
+		return packs
 	}
-	checkWhole(t, u, dir, commit)
+	for range 3 {
+		before := partial()
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), crashEnv+"="+dir, "TIDEGATE_TEST_URL="+repository.CloneURL, "TIDEGATE_TEST_COMMIT="+commit)
+		cmd.Stderr = os.Stderr
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		require.NoError(t, cmd.Start())
+		begun := func() bool {
+			return slices.ContainsFunc(partial(), func(name string) bool { return !slices.Contains(before, name) })
+		}
+		assert.Eventually(t, begun, time.Minute, 5*time.Millisecond, "the fetch wrote no part of its pack")
+		require.NoError(t, cmd.Process.Kill())
+		require.Error(t, cmd.Wait())
+	}
+	whole.Store(true)
+	checkWhole(t, u, repository, dir, commit)
+}
+
+// stalling sends the first bytes of a response and then nothing until its
+// reader is gone.
+type stalling struct {
+	http.ResponseWriter
+	left int
+	gone <-chan struct{}
+}
+
+func (s *stalling) Write(p []byte) (int, error) {
+	if len(p) <= s.left {
+		s.left -= len(p)
+		return s.ResponseWriter.Write(p)
+	}
+	if err := http.NewResponseController(s.ResponseWriter).Flush(); err != nil {
+		return 0, err
+	}
+	<-s.gone
+	return 0, errors.New("the reader is gone")
 }
 
 // What go-git may leave behind between its writes: an index cut short and
@@ -108,19 +145,19 @@ func TestDamagedMirrors(t *testing.T) {
 			cache := openCache(t, func(c *source.Config) { c.Dir = dir })
 			require.NoError(t, cache.Fetch(ctx, u.byFile(), "refs/heads/main", commit))
 			damage(t, dir)
-			checkWhole(t, u, dir, commit)
+			checkWhole(t, u, u.byFile(), dir, commit)
 			u.write("more", "x")
-			checkWhole(t, u, dir, u.commit("two"))
+			checkWhole(t, u, u.byFile(), dir, u.commit("two"))
 		})
 	}
 }
 
-func checkWhole(t *testing.T, u *upstream, dir, commit string) {
+func checkWhole(t *testing.T, u *upstream, repository event.Repository, dir, commit string) {
 	t.Helper()
 	cache := openCache(t, func(c *source.Config) { c.Dir = dir })
-	require.NoError(t, cache.Fetch(ctx, u.byFile(), "refs/heads/main", commit))
+	require.NoError(t, cache.Fetch(ctx, repository, "refs/heads/main", commit))
 	work := filepath.Join(t.TempDir(), "work")
-	_, err := cache.Checkout(ctx, u.byFile(), commit, work)
+	_, err := cache.Checkout(ctx, repository, commit, work)
 	require.NoError(t, err)
 	out, err := exec.Command("diff", "-r", "--exclude=.git", u.dir, work).CombinedOutput()
 	require.NoError(t, err, "%s", out)

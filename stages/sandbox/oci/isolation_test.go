@@ -11,9 +11,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidegate-ci/tidegate/stages/sandbox"
@@ -179,7 +181,7 @@ func TestCancellationKillsAllOfTheContainer(t *testing.T) {
 	r.grace = 100 * time.Millisecond
 	reason := errors.New("no longer wanted")
 	ctx, cancel := context.WithCancelCause(context.Background())
-	marker := "31" + strconv.Itoa(os.Getpid())
+	marker := "600.31" + strconv.Itoa(os.Getpid())
 	out := &watcher{on: "started", do: func() { cancel(reason) }}
 	err := r.Run(ctx, root, sandbox.Command{
 		Args: []string{"sh", "-c", "trap '' TERM; setsid sleep " + marker + " & echo started; while :; do sleep " + marker + "; done"}, Stdout: out,
@@ -189,6 +191,33 @@ func TestCancellationKillsAllOfTheContainer(t *testing.T) {
 	left, err := os.ReadDir(r.stateDir())
 	require.NoError(t, err)
 	require.Empty(t, left)
+}
+
+// A runtime that is killed while it makes a container leaves cgroups, a process
+// in them perhaps, and no state to delete them by.
+func TestCgroupsOfAHalfMadeContainerAreRemoved(t *testing.T) {
+	r := findRuntime(t)
+	id := uuid.NewString()
+	dir := filepath.Join(cgroupRoot, cgroupPath(id))
+	if !r.controllers.unified {
+		require.True(t, r.controllers.pids && r.controllers.memory, "this test needs the pids and memory cgroup controllers")
+		dir = filepath.Join(cgroupRoot, "pids", cgroupPath(id))
+		require.NoError(t, os.MkdirAll(filepath.Join(cgroupRoot, "memory", cgroupPath(id)), 0o755))
+	}
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	child := exec.Command("sleep", "600")
+	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	require.NoError(t, child.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- child.Wait() }()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(child.Process.Pid)), 0o600))
+
+	r.delete(id)
+	require.ErrorContains(t, <-ended, "killed")
+	left, err := filepath.Glob(filepath.Join(cgroupRoot, "*", cgroupPath(id)))
+	require.NoError(t, err)
+	require.Empty(t, left)
+	require.NoDirExists(t, dir)
 }
 
 func TestACancelledContextStartsNothing(t *testing.T) {
@@ -214,11 +243,12 @@ func TestVictim(t *testing.T) {
 }
 
 func TestLeftoversOfAKilledProcessAreCleared(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "42"+strconv.Itoa(os.Getpid()))
+	dir := filepath.Join(t.TempDir(), "600.42"+strconv.Itoa(os.Getpid()))
 	require.NoError(t, os.Mkdir(dir, 0o755))
 	require.NoError(t, os.Rename(busyboxRoot(t), filepath.Join(dir, "root")))
 	victim := exec.Command(os.Args[0], "-test.run", "^TestVictim$")
 	victim.Env = append(os.Environ(), victimVariable+"="+dir)
+	victim.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := victim.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, victim.Start())

@@ -77,5 +77,8 @@ func (r *Runtime) clearContainer(ctx context.Context, id string) error {
 	if err := r.invoke(ctx, "delete", "--force", id); err != nil {
 		return err
 	}
+	if err := removeCgroups(ctx, id); err != nil {
+		return err
+	}
 	return os.RemoveAll(filepath.Join(r.dir, "containers", id))
 }

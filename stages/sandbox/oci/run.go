@@ -148,7 +148,8 @@ func (r *Runtime) stop(bundle *bundle, cmd *exec.Cmd, ended <-chan error) error 
 func (r *Runtime) delete(id string) {
 	ctx, cancel := context.WithTimeout(context.Background(), deleteTimeout)
 	defer cancel()
-	if err := r.invoke(ctx, "delete", "--force", id); err != nil {
+	err := r.invoke(ctx, "delete", "--force", id)
+	if err = errors.Join(err, removeCgroups(ctx, id)); err != nil {
 		r.log.Warn("remove a container", zap.String("container", id), zap.Error(err))
 	}
 }
