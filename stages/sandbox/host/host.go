@@ -232,7 +232,7 @@ func (p *pumps) end(w io.Writer) (*os.File, error) {
 // started closes this process's copies of the command's ends.
 func (p *pumps) started() {
 	for _, file := range p.children {
-		file.Close()
+		_ = file.Close()
 	}
 	p.children = nil
 }
@@ -244,7 +244,7 @@ func (p *pumps) finish() error {
 	}
 	p.group.Wait()
 	for _, reader := range p.readers {
-		reader.Close()
+		_ = reader.Close()
 	}
 	return p.err
 }

@@ -227,8 +227,8 @@ func (r *Runtime) newBundle() (*bundle, error) {
 		return nil, err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		os.Remove(lock.Name())
-		lock.Close()
+		_ = os.Remove(lock.Name())
+		_ = lock.Close()
 		return nil, err
 	}
 	return &bundle{id: id, dir: dir, lock: lock}, nil
@@ -236,8 +236,8 @@ func (r *Runtime) newBundle() (*bundle, error) {
 
 func (b *bundle) remove() error {
 	err := os.RemoveAll(b.dir)
-	os.Remove(b.lock.Name())
-	b.lock.Close()
+	_ = os.Remove(b.lock.Name())
+	_ = b.lock.Close()
 	if err != nil {
 		return fmt.Errorf("remove container files: %w", err)
 	}
