@@ -89,7 +89,8 @@ func (r *Runtime) execute(ctx context.Context, bundle *bundle, command sandbox.C
 	if keep {
 		args = append(args, "--keep")
 	}
-	cmd := exec.Command(r.command, append(args, bundle.id)...)
+	// Ended by stop, politely first.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), r.command, append(args, bundle.id)...)
 	cmd.Env = runtimeEnv()
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = command.Stdin, command.Stdout, command.Stderr
 	// Its own session: a terminal's Ctrl-C reaches Tidegate, which decides.
