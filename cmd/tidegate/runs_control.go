@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -217,7 +218,7 @@ func parseInputs(pairs []string) (map[string]string, error) {
 func started(cmd *cobra.Command, client *api.Client, ids []string, watch bool, mode string) error {
 	switch {
 	case len(ids) == 0:
-		return &exitError{code: exitRefused, err: fmt.Errorf("nothing was started: no pipeline of the repository allows it by hand")}
+		return &exitError{code: exitRefused, err: errors.New("nothing was started: no pipeline of the repository allows it by hand")}
 	case watch && len(ids) == 1:
 		return watchRun(cmd, client, ids[0], mode)
 	}

@@ -51,7 +51,7 @@ func (r *stepRun) mountSources(ctx context.Context, mounts []plan.Mount) ([]*fil
 // escapePattern makes a pattern that means the name itself.
 func escapePattern(name string) string {
 	var escaped []byte
-	for i := 0; i < len(name); i++ {
+	for i := range len(name) {
 		switch name[i] {
 		case '*', '?', '[', '\\':
 			escaped = append(escaped, '\\')

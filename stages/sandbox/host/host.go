@@ -64,7 +64,7 @@ func (s *Sandbox) Run(ctx context.Context, command sandbox.Command) error {
 	err = cmd.Start()
 	output.started()
 	if err != nil {
-		output.finish()
+		_ = output.finish()
 		return fmt.Errorf("run %s: %w", command.Args[0], err)
 	}
 	members.leader = cmd.Process.Pid
@@ -188,7 +188,7 @@ func (p *pumps) connect(cmd *exec.Cmd, stdout, stderr io.Writer) error {
 	}
 	if out, err = p.end(stderr); err != nil {
 		p.started()
-		p.finish()
+		_ = p.finish()
 		return err
 	}
 	if out != nil {

@@ -156,7 +156,6 @@ func (w *writer) attempt(batch []*write) error {
 	tx := &transaction{ctx: ctx, tx: sqlTx, insert: sqlTx.StmtContext(ctx, w.insert), pending: w.pending, maxPending: w.options.MaxPending}
 	for _, job := range batch {
 		if err = job.ctx.Err(); err != nil && len(batch) > 1 {
-			err = nil
 			continue
 		}
 		if err == nil {
