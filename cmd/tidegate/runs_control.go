@@ -78,7 +78,7 @@ is said by the stage in the pipeline file; the server knows you by your token.`,
 			if err != nil {
 				return err
 			}
-			stage := ""
+			var stage string
 			if len(args) == 2 {
 				stage = args[1]
 			} else {

@@ -117,7 +117,7 @@ func killGroup(name string) error {
 		if errors.Is(err, unix.EBUSY) {
 			return false, nil
 		}
-		return true, nil //nolint:nilerr // removed, by whomever
+		return true, nil // removed, by whomever
 	})
 }
 

@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/tidegate-ci/tidegate/pipeline/event"
-	"github.com/tidegate-ci/tidegate/triggers/inbox"
 	driver "modernc.org/sqlite"
 	code "modernc.org/sqlite/lib"
+
+	"github.com/tidegate-ci/tidegate/pipeline/event"
+	"github.com/tidegate-ci/tidegate/triggers/inbox"
 )
 
 const (
