@@ -106,7 +106,7 @@ type Decision struct {
 type Cause string
 
 const (
-	CauseNone           Cause = ""
+	CauseNone           Cause = ""               // nothing went wrong
 	CauseFailed         Cause = "failed"         // the work itself failed
 	CauseInfrastructure Cause = "infrastructure" // what carries the work failed
 	CauseTimeout        Cause = "timeout"

@@ -19,7 +19,7 @@ const (
 	MaxFiles = 64
 )
 
-// ErrNoPipeline: the repository holds no pipeline file.
+// ErrNoPipeline tells that the repository holds no pipeline file.
 var ErrNoPipeline = errors.New("no pipeline: there is neither .tidegate.yaml nor .tidegate/*.yaml")
 
 // Load reads the pipelines of a repository: .tidegate.yaml and .tidegate/*.yaml

@@ -199,7 +199,7 @@ func fieldIndex(t reflect.Type, name string) int {
 		}
 		cached, _ = fieldIndexes.LoadOrStore(t, index)
 	}
-	index, ok := cached.(map[string]int)[name]
+	index, ok := cached.(map[string]int)[name] //nolint:errcheck // nothing else is stored
 	if !ok {
 		panic("pipeline: " + t.String() + " has no field for the key " + name)
 	}

@@ -112,7 +112,7 @@ func FuzzExpression(f *testing.F) {
 	} {
 		f.Add(seed, "message")
 	}
-	f.Fuzz(func(t *testing.T, source, message string) {
+	f.Fuzz(func(_ *testing.T, source, message string) {
 		e, err := compile(source)
 		if err != nil {
 			return

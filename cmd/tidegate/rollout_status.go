@@ -140,7 +140,7 @@ func printRecords(w io.Writer, records []rollout.Record) {
 			fmt.Fprintf(table, "%s\t%d\t%s\t%d\t%s\n", record.App, c.Revision, stateText(c), record.Verified, printable(c.Sentence()))
 		}
 	}
-	table.Flush()
+	_ = table.Flush()
 }
 
 func stateText(r *rollout.Rollout) string {
@@ -160,7 +160,7 @@ func printRecord(w io.Writer, record *rollout.Record, owner string) {
 	}
 	row("application", record.App+" in namespace "+record.Namespace)
 	if c == nil {
-		table.Flush()
+		_ = table.Flush()
 		return
 	}
 	row("now", c.Sentence())
@@ -189,7 +189,7 @@ func printRecord(w io.Writer, record *rollout.Record, owner string) {
 	if c.Failure != nil {
 		row("reason", string(c.Failure.Reason))
 	}
-	table.Flush()
+	_ = table.Flush()
 	printFailure(w, c.Failure)
 }
 
@@ -222,5 +222,5 @@ func printHistory(w io.Writer, rollouts []rollout.Rollout) {
 		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Revision, r.Started.Format(time.DateTime), took, stateText(r),
 			printable(r.By), printable(r.Commit[:min(len(r.Commit), 10)]), printable(why))
 	}
-	table.Flush()
+	_ = table.Flush()
 }

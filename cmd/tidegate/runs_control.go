@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -77,7 +78,7 @@ is said by the stage in the pipeline file; the server knows you by your token.`,
 			if err != nil {
 				return err
 			}
-			stage := ""
+			var stage string
 			if len(args) == 2 {
 				stage = args[1]
 			} else {
@@ -217,7 +218,7 @@ func parseInputs(pairs []string) (map[string]string, error) {
 func started(cmd *cobra.Command, client *api.Client, ids []string, watch bool, mode string) error {
 	switch {
 	case len(ids) == 0:
-		return &exitError{code: exitRefused, err: fmt.Errorf("nothing was started: no pipeline of the repository allows it by hand")}
+		return &exitError{code: exitRefused, err: errors.New("nothing was started: no pipeline of the repository allows it by hand")}
 	case watch && len(ids) == 1:
 		return watchRun(cmd, client, ids[0], mode)
 	}

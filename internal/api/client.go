@@ -52,7 +52,7 @@ func NewClient(address, token string) (*Client, error) {
 	}
 	base.Path = strings.TrimSuffix(strings.TrimSuffix(base.Path, "/"), Prefix)
 	base.RawQuery, base.Fragment = "", ""
-	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:errcheck // the standard library says so
 	transport.DialContext = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext
 	transport.ResponseHeaderTimeout = requestTimeout
 	return &Client{

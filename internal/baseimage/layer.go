@@ -51,7 +51,7 @@ func openGzip(name string) (io.ReadCloser, error) {
 	}
 	reader, err := gzip.NewReader(bufio.NewReaderSize(file, 256<<10))
 	if err != nil {
-		file.Close()
+		_ = file.Close()
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	return &gzipFile{reader, file}, nil

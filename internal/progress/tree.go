@@ -213,7 +213,7 @@ func (m *model) chooseRows(room int) (shown []row, hidden []journal.StageState) 
 		}
 	}
 	is := func(i int, statuses ...journal.Status) bool {
-		status := journal.Pending
+		var status journal.Status
 		if r := m.rows[i]; r.stage >= 0 {
 			status = m.state.Stages[r.stage].Status
 		} else {

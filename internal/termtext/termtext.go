@@ -60,7 +60,7 @@ func Lines(text string) []string {
 }
 
 func isClean(text string) bool {
-	for i := 0; i < len(text); i++ {
+	for i := range len(text) {
 		if c := text[i]; c < 0x20 || c >= 0x7f {
 			return false
 		}

@@ -195,7 +195,7 @@ func TestKillAtRandomMoments(t *testing.T) {
 		if w.confirm.Scan() {
 			confirmed = append(confirmed, w.confirm.Text())
 		}
-		time.Sleep(rand.N(60 * time.Millisecond))
+		time.Sleep(rand.N(60 * time.Millisecond)) //nolint:forbidigo // the random moment is what is tested
 		require.NoError(t, w.cmd.Process.Kill())
 		for w.confirm.Scan() {
 			confirmed = append(confirmed, w.confirm.Text())

@@ -369,7 +369,11 @@ func (r *runner) record(ctx context.Context, entries []journal.Entry, prepare fu
 			return err
 		}
 		r.e.o.Log.Error("record the run; trying again", zap.String("run", r.id), zap.Error(err))
-		time.Sleep(storageRetry)
+		select {
+		case <-time.After(storageRetry):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		if err := r.renew(ctx); err != nil {
 			return err
 		}

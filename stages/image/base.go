@@ -124,7 +124,7 @@ func (d documents) Document(digest v1.Hash) ([]byte, bool) {
 	if err != nil {
 		return nil, false
 	}
-	defer file.Close() //nolint:errcheck // only read from
+	defer file.Close()
 	data, err := io.ReadAll(io.LimitReader(file, 16<<20))
 	if err != nil {
 		return nil, false

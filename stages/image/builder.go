@@ -265,7 +265,7 @@ func readDockerfile(name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read Dockerfile: %w", err)
 	}
-	defer file.Close() //nolint:errcheck // only read from
+	defer file.Close()
 	data, err := io.ReadAll(io.LimitReader(file, plan.MaxDockerfile+1))
 	if err != nil {
 		return nil, fmt.Errorf("read Dockerfile %s: %w", name, err)

@@ -29,7 +29,7 @@ func openIgnore(tree *layer.Tree, dir, dockerfile string) (*ignore.Matcher, bool
 		if err == nil && relative != ".." && !strings.HasPrefix(relative, ".."+string(filepath.Separator)) {
 			inside = filepath.ToSlash(relative)
 		} else if outside, err := layer.OpenTree(filepath.Dir(absolute), false); err == nil {
-			defer outside.Close() //nolint:errcheck // only read from
+			defer outside.Close()
 			beside = outside
 		}
 	}

@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -53,7 +54,7 @@ func (e *execution) push(ctx context.Context, result *Result) error {
 		return err
 	}
 	if len(all) == 0 {
-		return invalid(fmt.Errorf("there is no name to push to: give one with -t"))
+		return invalid(errors.New("there is no name to push to: give one with -t"))
 	}
 	for _, d := range all {
 		if err := e.pushTo(ctx, result, d); err != nil {

@@ -51,7 +51,7 @@ func (r *stepRun) mountSources(ctx context.Context, mounts []plan.Mount) ([]*fil
 // escapePattern makes a pattern that means the name itself.
 func escapePattern(name string) string {
 	var escaped []byte
-	for i := 0; i < len(name); i++ {
+	for i := range len(name) {
 		switch name[i] {
 		case '*', '?', '[', '\\':
 			escaped = append(escaped, '\\')
@@ -155,14 +155,14 @@ func inside(dir, name string, create bool) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer tree.Close() //nolint:errcheck // only read from
+	defer tree.Close()
 	resolved, err := tree.Resolve(name)
 	if errors.Is(err, os.ErrNotExist) && create {
 		root, err := os.OpenRoot(dir)
 		if err != nil {
 			return "", err
 		}
-		defer root.Close() //nolint:errcheck // only read from
+		defer root.Close()
 		if err := root.MkdirAll(path.Clean(name)[1:], 0o755); err != nil {
 			return "", err
 		}
@@ -262,7 +262,7 @@ func (r *stepRun) contextMount(ctx context.Context, mounts *stepMounts, m *plan.
 	if err != nil {
 		return err
 	}
-	defer root.Close() //nolint:errcheck // what was written is checked below
+	defer root.Close()
 	at := dir
 	for i := range source.items {
 		item := &source.items[i]
@@ -301,7 +301,7 @@ func copyOut(root *os.Root, tree *layer.Tree, item *layer.Item) error {
 	if err != nil {
 		return err
 	}
-	defer from.Close() //nolint:errcheck // only read from
+	defer from.Close()
 	to, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err

@@ -52,7 +52,7 @@ func (e *execution) table(ctx context.Context, link chainLink) (*layer.Table, er
 		if err != nil {
 			return nil, err
 		}
-		defer stream.Close() //nolint:errcheck // only read from
+		defer stream.Close()
 		hash := sha256.New()
 		if table, err = layer.ReadTable(io.TeeReader(stream, hash)); err != nil {
 			return nil, fmt.Errorf("layer %s: %w", link.Digest, err)
@@ -111,7 +111,7 @@ func (e *execution) download(ctx context.Context, link chainLink, id string) err
 	if err != nil {
 		return err
 	}
-	defer content.Close() //nolint:errcheck // only read from
+	defer content.Close()
 	file, err := e.session.Temporary()
 	if err != nil {
 		return err

@@ -88,7 +88,7 @@ func takeSlot(name string) (*heldCache, error) {
 			return nil, fmt.Errorf("take cache: %w", err)
 		}
 		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			lock.Close()
+			_ = lock.Close()
 			if errors.Is(err, unix.EINTR) {
 				continue
 			}
@@ -97,13 +97,13 @@ func takeSlot(name string) (*heldCache, error) {
 		named, namedErr := os.Stat(lock.Name())
 		held, heldErr := lock.Stat()
 		if namedErr != nil || heldErr != nil || !os.SameFile(named, held) {
-			lock.Close() // pruned in between
+			_ = lock.Close() // pruned in between
 			continue
 		}
 		now := time.Now()
 		err = errors.Join(os.MkdirAll(name, 0o777), open(name), os.Chtimes(lock.Name(), now, now))
 		if err != nil {
-			lock.Close()
+			_ = lock.Close()
 			return nil, fmt.Errorf("take cache: %w", err)
 		}
 		return &heldCache{dir: name, lock: lock}, nil
@@ -112,10 +112,10 @@ func takeSlot(name string) (*heldCache, error) {
 
 func (h *heldCache) release() {
 	if h.temporary {
-		os.RemoveAll(h.dir)
+		_ = os.RemoveAll(h.dir)
 		return
 	}
-	h.lock.Close()
+	_ = h.lock.Close()
 }
 
 // PruneCaches removes caches, those used longest ago first, until the rest takes
@@ -162,7 +162,7 @@ func (k *Kind) PruneCaches(ctx context.Context, maxBytes int64) (int64, error) {
 			held.release()
 			return total, fmt.Errorf("remove cache: %w", err)
 		}
-		os.Remove(s.lock)
+		_ = os.Remove(s.lock)
 		held.release()
 		total -= s.bytes
 	}

@@ -227,7 +227,7 @@ type place struct {
 
 func (p *place) release() {
 	for _, link := range p.links {
-		os.Remove(link)
+		_ = os.Remove(link)
 	}
 	for _, held := range p.held {
 		held.release()

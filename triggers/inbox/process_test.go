@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tidegate-ci/tidegate/pipeline/event"
@@ -99,16 +100,11 @@ func TestGivenUpAndRedelivered(t *testing.T) {
 	wait := func() {
 		// Polls the durable state; the processor runs meanwhile.
 		defer close(done)
-		for range 3 {
-			for _, id := range []string{"poison", "panics", "after"} {
-				for {
-					record, err := store.Get(ctx, id)
-					if err != nil || record.Status != inbox.Pending {
-						break
-					}
-					time.Sleep(time.Millisecond)
-				}
-			}
+		for _, id := range []string{"poison", "panics", "after"} {
+			assert.Eventually(t, func() bool {
+				record, err := store.Get(ctx, id)
+				return err != nil || record.Status != inbox.Pending
+			}, time.Minute, time.Millisecond)
 		}
 	}
 	go wait()

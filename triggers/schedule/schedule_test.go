@@ -181,7 +181,7 @@ func TestRunFiresOnTimeOverRestarts(t *testing.T) {
 
 		live(time.Hour, nightly) // a restart before the next time: nothing
 		require.Len(t, m.events, 3)
-		time.Sleep(50 * time.Hour) // down over two nights: the newer is made up for, once
+		time.Sleep(50 * time.Hour) //nolint:forbidigo // the bubble's clock: down over two nights: the newer is made up for, once
 		live(time.Minute, nightly)
 		live(time.Minute, nightly)
 		require.Len(t, m.events, 4)
@@ -201,11 +201,11 @@ func TestStoreThatIsAway(t *testing.T) {
 		m.broken.Store(true)
 		ended := make(chan error, 1)
 		go func() { ended <- s.Run(ctx) }()
-		time.Sleep(4 * time.Hour)
+		time.Sleep(4 * time.Hour) //nolint:forbidigo // the bubble's clock
 		synctest.Wait()
 		require.Empty(t, m.events)
 		m.broken.Store(false)
-		time.Sleep(retryDelay)
+		time.Sleep(retryDelay) //nolint:forbidigo // the bubble's clock
 		synctest.Wait()
 		require.Len(t, m.events, 1)
 		cancel()

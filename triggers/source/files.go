@@ -77,7 +77,7 @@ func (f *commitFS) ReadFile(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	open := file.(*openFile)
+	open := file.(*openFile) //nolint:errcheck // Open makes no other
 	if open.info.IsDir() {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: errors.New("is a directory")}
 	}
@@ -89,7 +89,7 @@ func (f *commitFS) ReadDir(name string) ([]fs.DirEntry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return file.(*openFile).ReadDir(-1)
+	return file.(*openFile).ReadDir(-1) //nolint:errcheck // Open makes no other
 }
 
 func openIn(storage *filesystem.Storage, commit, name string) (*openFile, error) {

@@ -75,7 +75,7 @@ func (m *mirror) lock(ctx context.Context) (unlock func(), err error) {
 		}
 		return finish, nil
 	case <-ctx.Done():
-		go func() { <-locked; finish() }()
+		go func() { _ = <-locked; finish() }()
 		return nil, ctx.Err()
 	}
 }

@@ -211,7 +211,7 @@ func preallocate(path string, size int64) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(file.Name()) //nolint:errcheck // the link is what counts
+	defer os.Remove(file.Name()) // the link is what counts
 	_, err = file.Write(make([]byte, size))
 	if err == nil {
 		err = file.Sync()

@@ -161,15 +161,15 @@ func TestWatchCoalesces(t *testing.T) {
 	j := openIn(t, t.TempDir(), Options{})
 	lease := create(t, j, "r1", plan("a"))
 	create(t, j, "r2", plan("a"))
-	one, any := j.Watch(ctx, "r1"), j.Watch(ctx, "")
+	one, every := j.Watch(ctx, "r1"), j.Watch(ctx, "")
 	for range 3 {
 		require.NoError(t, j.Append(ctx, "r1", &lease, journal.Entry{Type: journal.StageProgress, Time: start, Stage: "a"}))
 	}
 	require.Len(t, one, 1)
-	require.Len(t, any, 1)
+	require.Len(t, every, 1)
 	<-one
-	<-any
+	<-every
 	require.NoError(t, j.AppendLog(ctx, "r2", journal.Line{Text: "x"}))
 	require.Empty(t, one)
-	require.Len(t, any, 1)
+	require.Len(t, every, 1)
 }

@@ -58,7 +58,7 @@ func newWriter(ctx context.Context, conn *sql.Conn, logLimit int64, notify func(
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("prepare %q: %w", query, err), w.closeStatements())
 		}
-		w.prepared[query] = stmt
+		w.prepared[query] = stmt // closed by closeStatements
 	}
 	return w, nil
 }

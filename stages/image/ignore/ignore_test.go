@@ -101,7 +101,7 @@ func FuzzParse(f *testing.F) {
 	for _, seed := range []string{"a", "*\n!a", "**/x/**", "[a-z]?\n!\\[", "#c\n\n/"} {
 		f.Add(seed, "a/b")
 	}
-	f.Fuzz(func(t *testing.T, patterns, name string) {
+	f.Fuzz(func(_ *testing.T, patterns, name string) {
 		m, err := Parse(".dockerignore", []byte(patterns))
 		if err != nil {
 			return

@@ -73,14 +73,14 @@ func isArchive(tree *Tree, name string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("read %q: %w", name, err)
 	}
-	defer file.Close() //nolint:errcheck // only read from
+	defer file.Close()
 	buffered := bufio.NewReader(file)
 	if magic, _ := buffered.Peek(len(xzMagic)); bytes.Equal(magic, xzMagic) {
 		return false, fmt.Errorf("%q is compressed with xz, which ADD can't unpack yet: pack it with gzip or zstd, or copy it with COPY and unpack it in a RUN", name)
 	}
 	stream, end, err := unpackStream(buffered)
 	if err != nil {
-		return false, nil //nolint:nilerr // it only looks like one
+		return false, nil // it only looks like one
 	}
 	defer end()
 	_, err = tar.NewReader(io.LimitReader(stream, 1<<20)).Next()

@@ -102,7 +102,7 @@ func hashItem(tree *Tree, item *Item, buffer []byte) error {
 	if err != nil {
 		return fmt.Errorf("read %q: %w", item.Path, err)
 	}
-	defer file.Close() //nolint:errcheck // only read from
+	defer file.Close()
 	hash := sha256.New()
 	n, err := io.CopyBuffer(hash, struct{ io.Reader }{file}, buffer)
 	if err != nil {

@@ -287,7 +287,7 @@ func (s *Selector) match(ctx context.Context, items []Item, match, base string) 
 
 // leading adds the directories between base and target, with their own modes.
 func (s *Selector) leading(items []Item, base, target string) ([]Item, error) {
-	for i := 0; i < len(target); i++ {
+	for i := range len(target) {
 		if target[i] != '/' {
 			continue
 		}

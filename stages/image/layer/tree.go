@@ -74,7 +74,7 @@ func (t *Tree) Names(name string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close() //nolint:errcheck // only read from
+	defer dir.Close()
 	names, err := dir.Readdirnames(-1)
 	if err != nil {
 		return nil, err

@@ -219,7 +219,7 @@ func writeEntry(archive *tar.Writer, table *Table, e *Entry, epoch time.Time, bu
 	if err != nil {
 		return err
 	}
-	defer content.Close() //nolint:errcheck // only read from
+	defer content.Close()
 	var source io.Reader = content
 	if account := table.accounts(e.Name); account != nil {
 		source = io.TeeReader(content, &boundedBuffer{account})

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -56,7 +57,7 @@ func Parse(name string, data []byte) (document *Document, err error) {
 	d.linter = linter.New(config)
 
 	if len(bytes.TrimSpace(data)) == 0 {
-		return nil, &Error{Pos: Position{File: name}, Err: fmt.Errorf("the Dockerfile is empty"), Hint: "it needs at least a FROM instruction"}
+		return nil, &Error{Pos: Position{File: name}, Err: errors.New("the Dockerfile is empty"), Hint: "it needs at least a FROM instruction"}
 	}
 	result, err := parser.Parse(bytes.NewReader(data))
 	if err != nil {
@@ -74,7 +75,7 @@ func Parse(name string, data []byte) (document *Document, err error) {
 		return nil, d.wrap(err, Position{File: name})
 	}
 	if len(d.stages) == 0 {
-		return nil, &Error{Pos: Position{File: name}, Err: fmt.Errorf("no build stage"), Hint: "add a FROM instruction (FROM scratch starts from nothing)"}
+		return nil, &Error{Pos: Position{File: name}, Err: errors.New("no build stage"), Hint: "add a FROM instruction (FROM scratch starts from nothing)"}
 	}
 	if err := d.linter.Error(); err != nil {
 		return nil, &Error{Pos: Position{File: name}, Err: err}

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -64,7 +65,7 @@ func parsePorts(text string) ([]string, error) {
 		}
 	}
 	if to < from {
-		return nil, fmt.Errorf("the range ends before it starts")
+		return nil, errors.New("the range ends before it starts")
 	}
 	var ports []string
 	for port := from; port <= to; port++ {

@@ -72,7 +72,7 @@ func (b *blob) open() error {
 		}
 	case response.StatusCode == http.StatusPartialContent && b.at > 0:
 	default:
-		defer response.Body.Close() //nolint:errcheck // only read from
+		defer response.Body.Close()
 		return statusError(response, b.client.options.Retry.Now())
 	}
 	b.body = response.Body

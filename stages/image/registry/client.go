@@ -168,9 +168,7 @@ type session struct {
 
 func (c *Client) session(ctx context.Context, repo name.Repository, actions ...string) (*session, error) {
 	scopes := make([]string, 0, len(actions))
-	for _, action := range actions {
-		scopes = append(scopes, action)
-	}
+	scopes = append(scopes, actions...)
 	key := repo.Name() + " " + strings.Join(scopes, " ")
 	c.mu.Lock()
 	known := c.sessions[key]

@@ -232,7 +232,7 @@ func (s *session) head(ctx context.Context, identifier string, c *Client) (v1.Ha
 	if err != nil {
 		return v1.Hash{}, err
 	}
-	defer response.Body.Close() //nolint:errcheck // only read from
+	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
 		return v1.Hash{}, statusError(response, c.options.Retry.Now())
 	}
@@ -249,7 +249,7 @@ func (s *session) manifest(ctx context.Context, identifier string, want v1.Hash,
 	if err != nil {
 		return nil, "", err
 	}
-	defer response.Body.Close() //nolint:errcheck // only read from
+	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
 		return nil, "", statusError(response, c.options.Retry.Now())
 	}
@@ -310,7 +310,7 @@ func (i *Image) loadConfig(ctx context.Context, documents Documents) error {
 	if err != nil {
 		return fmt.Errorf("configuration of image %s: %w", i.Repository, err)
 	}
-	defer content.Close() //nolint:errcheck // only read from
+	defer content.Close()
 	if i.rawConfig, err = readDocument(content); err != nil {
 		return fmt.Errorf("configuration of image %s: %w", i.Repository, err)
 	}

@@ -204,7 +204,7 @@ func (t *transfer) exists(ctx context.Context, s *session) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer response.Body.Close() //nolint:errcheck // only read from
+	defer response.Body.Close()
 	switch response.StatusCode {
 	case http.StatusOK:
 		return true, nil
@@ -223,7 +223,7 @@ func (t *transfer) begin(ctx context.Context, s *session) (mounted bool, err err
 	if err != nil {
 		return false, err
 	}
-	defer response.Body.Close() //nolint:errcheck // only read from
+	defer response.Body.Close()
 	switch response.StatusCode {
 	case http.StatusCreated:
 		return true, nil
@@ -258,7 +258,7 @@ func (t *transfer) send(ctx context.Context, s *session) (done bool, err error) 
 	if err != nil {
 		return false, err
 	}
-	defer content.Close() //nolint:errcheck // only read from
+	defer content.Close()
 	return t.finish(ctx, s, content, t.blob.Size)
 }
 
@@ -289,13 +289,13 @@ func (t *transfer) append(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	defer content.Close() //nolint:errcheck // only read from
+	defer content.Close()
 	window := fmt.Sprintf("%d-%d", t.offset, t.blob.Size-1)
 	response, err := t.request(ctx, s, http.MethodPatch, t.location, content, t.blob.Size-t.offset, window)
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close() //nolint:errcheck // only read from
+	defer response.Body.Close()
 	if response.StatusCode != http.StatusAccepted {
 		return statusError(response, t.client.options.Retry.Now())
 	}
@@ -315,7 +315,7 @@ func (t *transfer) finish(ctx context.Context, s *session, content io.Reader, si
 	if err != nil {
 		return false, err
 	}
-	defer response.Body.Close() //nolint:errcheck // only read from
+	defer response.Body.Close()
 	if response.StatusCode != http.StatusCreated && response.StatusCode != http.StatusNoContent {
 		return false, statusError(response, t.client.options.Retry.Now())
 	}
@@ -339,7 +339,7 @@ func (t *transfer) resume(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	defer response.Body.Close() //nolint:errcheck // only read from
+	defer response.Body.Close()
 	if response.StatusCode != http.StatusNoContent && response.StatusCode != http.StatusOK && response.StatusCode != http.StatusAccepted {
 		return
 	}
@@ -389,7 +389,7 @@ func (p *pusher) putManifest(ctx context.Context, target string) error {
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close() //nolint:errcheck // only read from
+	defer response.Body.Close()
 	if response.StatusCode != http.StatusCreated && response.StatusCode != http.StatusOK && response.StatusCode != http.StatusAccepted {
 		return statusError(response, p.client.options.Retry.Now())
 	}

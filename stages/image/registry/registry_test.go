@@ -229,10 +229,10 @@ func TestWhatCannotPassIsNotRepeated(t *testing.T) {
 
 // breakBody lets n bytes of a request's body through and then resets the
 // connection.
-func breakBody(t *testing.T, n int64, pass func(r *http.Request)) func(w http.ResponseWriter, r *http.Request) bool {
+func breakBody(_ *testing.T, n int64, pass func(r *http.Request)) func(w http.ResponseWriter, r *http.Request) bool {
 	broken := false
 	var mu sync.Mutex
-	return func(w http.ResponseWriter, r *http.Request) bool {
+	return func(_ http.ResponseWriter, r *http.Request) bool {
 		mu.Lock()
 		defer mu.Unlock()
 		if broken || r.Method != http.MethodPut || !strings.Contains(r.URL.Path, "uploads") || r.ContentLength < n {

@@ -107,9 +107,9 @@ func (s *Store) Record(kind string, key v1.Hash, value any) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("read build cache: %w", err)
 	}
-	defer file.Close() //nolint:errcheck // only read from
+	defer file.Close()
 	if err := json.NewDecoder(io.LimitReader(file, maxRecord)).Decode(value); err != nil {
-		return false, nil //nolint:nilerr // a broken record is a miss
+		return false, nil // a broken record is a miss
 	}
 	s.touch(path)
 	return true, nil

@@ -46,12 +46,12 @@ func newFamily(ungrouped bool) *family {
 	}
 	group, err := lockDirectory(name)
 	if err != nil {
-		os.Remove(name)
+		_ = os.Remove(name)
 		return f
 	}
 	if _, err := os.Stat(filepath.Join(name, "cgroup.kill")); err != nil {
-		os.Remove(name)
-		group.Close()
+		_ = os.Remove(name)
+		_ = group.Close()
 		return f // kernels before 5.14 can't kill a cgroup: go without
 	}
 	f.group = group
@@ -88,7 +88,7 @@ func lockDirectory(name string) (*os.File, error) {
 		return nil, err
 	}
 	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		dir.Close()
+		_ = dir.Close()
 		return nil, err
 	}
 	return dir, nil
@@ -103,7 +103,7 @@ func clearGroups(parent string) {
 	for _, name := range names {
 		if group, err := lockDirectory(name); err == nil {
 			_ = killGroup(name)
-			group.Close()
+			_ = group.Close()
 		}
 	}
 }
@@ -117,7 +117,7 @@ func killGroup(name string) error {
 		if errors.Is(err, unix.EBUSY) {
 			return false, nil
 		}
-		return true, nil //nolint:nilerr // removed, by whomever
+		return true, nil // removed, by whomever
 	})
 }
 
@@ -132,7 +132,7 @@ func until(done func() (bool, error)) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("processes still there %s after they were killed", killTimeout)
 		}
-		time.Sleep(pause)
+		time.Sleep(pause) //nolint:forbidigo // bounded above, and no context may cut it short: it has ended already when a command is killed
 	}
 }
 
@@ -173,8 +173,8 @@ func (f *family) kill() error {
 
 func (f *family) close() {
 	if f.group != nil {
-		os.Remove(f.group.Name())
-		f.group.Close()
+		_ = os.Remove(f.group.Name())
+		_ = f.group.Close()
 	}
 }
 

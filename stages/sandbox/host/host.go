@@ -64,7 +64,7 @@ func (s *Sandbox) Run(ctx context.Context, command sandbox.Command) error {
 	err = cmd.Start()
 	output.started()
 	if err != nil {
-		output.finish()
+		_ = output.finish()
 		return fmt.Errorf("run %s: %w", command.Args[0], err)
 	}
 	members.leader = cmd.Process.Pid
@@ -188,7 +188,7 @@ func (p *pumps) connect(cmd *exec.Cmd, stdout, stderr io.Writer) error {
 	}
 	if out, err = p.end(stderr); err != nil {
 		p.started()
-		p.finish()
+		_ = p.finish()
 		return err
 	}
 	if out != nil {
@@ -232,7 +232,7 @@ func (p *pumps) end(w io.Writer) (*os.File, error) {
 // started closes this process's copies of the command's ends.
 func (p *pumps) started() {
 	for _, file := range p.children {
-		file.Close()
+		_ = file.Close()
 	}
 	p.children = nil
 }
@@ -244,7 +244,7 @@ func (p *pumps) finish() error {
 	}
 	p.group.Wait()
 	for _, reader := range p.readers {
-		reader.Close()
+		_ = reader.Close()
 	}
 	return p.err
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
 	"github.com/tidegate-ci/tidegate/stages/sandbox"
 )
 

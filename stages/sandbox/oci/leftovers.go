@@ -23,7 +23,7 @@ func lockFile(name string) (*os.File, error) {
 		}
 		err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err != nil {
-			file.Close()
+			_ = file.Close()
 			if errors.Is(err, unix.EWOULDBLOCK) {
 				return nil, errHeld
 			}
@@ -38,7 +38,7 @@ func lockFile(name string) (*os.File, error) {
 		if namedErr == nil && heldErr == nil && os.SameFile(named, held) {
 			return file, nil
 		}
-		file.Close()
+		_ = file.Close()
 	}
 }
 
@@ -63,9 +63,9 @@ func (r *Runtime) clearLeftovers(ctx context.Context) error {
 		}
 		err = r.clearContainer(ctx, id)
 		if err == nil {
-			os.Remove(name)
+			_ = os.Remove(name)
 		}
-		lock.Close()
+		_ = lock.Close()
 		if err != nil {
 			return fmt.Errorf("clear container %s of a killed process: %w", id, err)
 		}

@@ -89,7 +89,8 @@ func (r *Runtime) execute(ctx context.Context, bundle *bundle, command sandbox.C
 	if keep {
 		args = append(args, "--keep")
 	}
-	cmd := exec.Command(r.command, append(args, bundle.id)...)
+	// Ended by stop, politely first.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), r.command, append(args, bundle.id)...)
 	cmd.Env = runtimeEnv()
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = command.Stdin, command.Stdout, command.Stderr
 	// Its own session: a terminal's Ctrl-C reaches Tidegate, which decides.
@@ -228,8 +229,8 @@ func (r *Runtime) newBundle() (*bundle, error) {
 		return nil, err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		os.Remove(lock.Name())
-		lock.Close()
+		_ = os.Remove(lock.Name())
+		_ = lock.Close()
 		return nil, err
 	}
 	return &bundle{id: id, dir: dir, lock: lock}, nil
@@ -237,8 +238,8 @@ func (r *Runtime) newBundle() (*bundle, error) {
 
 func (b *bundle) remove() error {
 	err := os.RemoveAll(b.dir)
-	os.Remove(b.lock.Name())
-	b.lock.Close()
+	_ = os.Remove(b.lock.Name())
+	_ = b.lock.Close()
 	if err != nil {
 		return fmt.Errorf("remove container files: %w", err)
 	}

@@ -185,7 +185,7 @@ func openInRoot(root, name string) (*os.File, error) {
 		err = &os.PathError{Op: "read", Path: name, Err: errors.New("not a regular file")}
 	}
 	if err != nil {
-		file.Close()
+		_ = file.Close()
 		return nil, err
 	}
 	return file, nil

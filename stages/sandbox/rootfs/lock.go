@@ -27,14 +27,14 @@ type lock struct{ file *os.File }
 
 func (l *lock) release() {
 	if l != nil {
-		l.file.Close()
+		_ = l.file.Close()
 	}
 }
 
 // remove unlinks the lock's file and releases it. The lock must be exclusive.
 func (l *lock) remove() {
-	os.Remove(l.file.Name())
-	l.file.Close()
+	_ = os.Remove(l.file.Name())
+	_ = l.file.Close()
 }
 
 // tryAcquire takes the lock at path or returns errHeld.
@@ -45,7 +45,7 @@ func tryAcquire(path string, mode lockMode) (*lock, error) {
 			return nil, err
 		}
 		if err := flock(file, int(mode)|unix.LOCK_NB); err != nil {
-			file.Close()
+			_ = file.Close()
 			if errors.Is(err, unix.EWOULDBLOCK) {
 				return nil, errHeld
 			}
@@ -58,7 +58,7 @@ func tryAcquire(path string, mode lockMode) (*lock, error) {
 		if err == nil && heldErr == nil && os.SameFile(named, held) {
 			return &lock{file}, nil
 		}
-		file.Close()
+		_ = file.Close()
 	}
 }
 
@@ -125,6 +125,6 @@ func (s *Store) newIncoming() (*incoming, error) {
 
 // discard removes what is left of an incoming layer; nothing is once it was published.
 func (in *incoming) discard() {
-	os.RemoveAll(in.dir)
+	_ = os.RemoveAll(in.dir)
 	in.lock.remove()
 }

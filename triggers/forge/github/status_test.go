@@ -155,7 +155,7 @@ type sender struct {
 	sent []string
 }
 
-func (s *sender) Status(ctx context.Context, repository, commit string, state github.State) error {
+func (s *sender) Status(ctx context.Context, _, commit string, state github.State) error {
 	select {
 	case <-s.gate:
 	case <-ctx.Done():

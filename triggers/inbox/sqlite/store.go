@@ -15,9 +15,10 @@ import (
 	"sync"
 	"time"
 
+	_ "modernc.org/sqlite" // registers the driver
+
 	"github.com/tidegate-ci/tidegate/pipeline/event"
 	"github.com/tidegate-ci/tidegate/triggers/inbox"
-	_ "modernc.org/sqlite" // registers the driver
 )
 
 // Defaults of Options.

@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/tidegate-ci/tidegate/pipeline/event"
-	"github.com/tidegate-ci/tidegate/triggers/inbox"
 	driver "modernc.org/sqlite"
 	code "modernc.org/sqlite/lib"
+
+	"github.com/tidegate-ci/tidegate/pipeline/event"
+	"github.com/tidegate-ci/tidegate/triggers/inbox"
 )
 
 const (
@@ -146,14 +147,16 @@ func (w *writer) commit(batch []*write) {
 
 // attempt is one transaction. A caller that is gone is passed over.
 func (w *writer) attempt(batch []*write) error {
-	sqlTx, err := w.db.Begin()
+	// The writer answers to its owner, not to a caller that may go away in the
+	// middle of a transaction that others share.
+	ctx := context.Background()
+	sqlTx, err := w.db.BeginTx(ctx, nil)
 	if err != nil {
 		return classify(err)
 	}
-	tx := &transaction{tx: sqlTx, insert: sqlTx.Stmt(w.insert), pending: w.pending, maxPending: w.options.MaxPending}
+	tx := &transaction{ctx: ctx, tx: sqlTx, insert: sqlTx.StmtContext(ctx, w.insert), pending: w.pending, maxPending: w.options.MaxPending}
 	for _, job := range batch {
 		if err = job.ctx.Err(); err != nil && len(batch) > 1 {
-			err = nil
 			continue
 		}
 		if err == nil {
@@ -178,12 +181,13 @@ func (w *writer) attempt(batch []*write) error {
 // it fails, the next time will do.
 func (w *writer) prune() {
 	w.finished = 0
-	_, _ = w.db.Exec(`DELETE FROM events WHERE seq IN (
+	_, _ = w.db.ExecContext(context.Background(), `DELETE FROM events WHERE seq IN (
 		SELECT seq FROM events WHERE status <> 'pending' ORDER BY seq DESC LIMIT -1 OFFSET ?)`, w.options.Keep)
 }
 
 // transaction is what a change may do.
 type transaction struct {
+	ctx        context.Context // the writer's
 	tx         *sql.Tx
 	insert     *sql.Stmt
 	pending    int
@@ -194,13 +198,13 @@ type transaction struct {
 func (t *transaction) put(ev event.Event, body []byte) (bool, error) {
 	if t.pending >= t.maxPending {
 		var known int
-		err := t.tx.QueryRow(`SELECT count(*) FROM events WHERE id = ?`, ev.ID).Scan(&known)
+		err := t.tx.QueryRowContext(t.ctx, `SELECT count(*) FROM events WHERE id = ?`, ev.ID).Scan(&known)
 		if err != nil || known > 0 {
 			return false, err
 		}
 		return false, fmt.Errorf("%w: %d events are pending", inbox.ErrFull, t.pending)
 	}
-	result, err := t.insert.Exec(ev.ID, ev.Repository.FullName+"\x00"+ev.Ref, ev.Repository.FullName, body, ev.ReceivedAt.UnixMilli())
+	result, err := t.insert.ExecContext(t.ctx, ev.ID, ev.Repository.FullName+"\x00"+ev.Ref, ev.Repository.FullName, body, ev.ReceivedAt.UnixMilli())
 	if err != nil {
 		return false, err
 	}
@@ -213,7 +217,7 @@ func (t *transaction) put(ev event.Event, body []byte) (bool, error) {
 }
 
 func (t *transaction) exec(query string, args ...any) error {
-	_, err := t.tx.Exec(query, args...)
+	_, err := t.tx.ExecContext(t.ctx, query, args...)
 	return err
 }
 
@@ -223,7 +227,7 @@ func (t *transaction) enter() { t.pending++ }
 
 // one changes exactly one row, or fails with ErrNotFound.
 func (t *transaction) one(then func(), query string, args ...any) error {
-	result, err := t.tx.Exec(query, args...)
+	result, err := t.tx.ExecContext(t.ctx, query, args...)
 	if err != nil {
 		return err
 	}

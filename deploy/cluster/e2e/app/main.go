@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -26,26 +27,31 @@ func main() {
 		}
 	})
 	http.HandleFunc("/unready", func(http.ResponseWriter, *http.Request) { unready.Store(true) })
-	http.HandleFunc("/api", func(w http.ResponseWriter, _ *http.Request) {
-		if err := askAPIServer(w); err != nil {
+	http.HandleFunc("/api", func(w http.ResponseWriter, r *http.Request) {
+		if err := askAPIServer(r.Context(), w); err != nil {
 			http.Error(w, err.Error(), http.StatusBadGateway)
 		}
 	})
 	http.HandleFunc("/get", func(w http.ResponseWriter, r *http.Request) {
 		client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-		response, err := client.Get(r.URL.Query().Get("url"))
+		request, err := http.NewRequestWithContext(r.Context(), http.MethodGet, r.URL.Query().Get("url"), nil)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		response, err := client.Do(request)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadGateway)
 			return
 		}
 		defer response.Body.Close()
-		io.Copy(w, response.Body)
+		_, _ = io.Copy(w, response.Body) // the caller sees that it is cut off
 	})
 	log.Print("serving")
 	log.Fatal(http.ListenAndServe(":8080", nil))
 }
 
-func askAPIServer(w io.Writer) error {
+func askAPIServer(ctx context.Context, w io.Writer) error {
 	ca, err := os.ReadFile(account + "ca.crt")
 	if err != nil {
 		return err
@@ -57,7 +63,7 @@ func askAPIServer(w io.Writer) error {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca)
 	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
-	request, err := http.NewRequest(http.MethodGet, "https://"+net.JoinHostPort(os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT"))+"/version", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+net.JoinHostPort(os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT"))+"/version", nil)
 	if err != nil {
 		return err
 	}

@@ -104,7 +104,7 @@ func (c *Cluster) lock(ctx context.Context) (unlock func(), err error) {
 		if err == nil && stillThere(dir, c.StateDir) {
 			return func() { dir.Close() }, nil
 		}
-		dir.Close()
+		_ = dir.Close()
 		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock state folder %s: %w", c.StateDir, err)
 		}

@@ -64,7 +64,8 @@ func Start(spec Spec, now time.Time) (*Child, error) {
 		return nil, fmt.Errorf("start %s: %w", spec.Name, err)
 	}
 	defer log.Close()
-	cmd := exec.Command(spec.Args[0], spec.Args[1:]...)
+	// It outlives this process, and every context of it.
+	cmd := exec.CommandContext(context.Background(), spec.Args[0], spec.Args[1:]...)
 	cmd.Env, cmd.Dir = spec.Env, spec.Dir
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
