@@ -103,7 +103,7 @@ func TestBuildsAtTheSameTimeShareACache(t *testing.T) {
 func TestCancellationEndsACommandAndTheBuild(t *testing.T) {
 	b := newBench(t).withRunc()
 	b.busybox(nil)
-	request := b.request(map[string]string{"Dockerfile": "FROM busybox\nRUN echo begun; sleep 600; echo ended\n"})
+	request := b.request(map[string]string{"Dockerfile": "FROM busybox\nRUN echo begun; sleep 600 && echo ended\n"})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var ended atomic.Bool
