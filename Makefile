@@ -9,6 +9,9 @@ CLUSTER  := $(BIN)/tidegate-cluster
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
+# Without internal/component and e2e: the one links all of Kubernetes, the other runs it.
+CLUSTER_TESTS := ./build/... $(patsubst deploy/cluster/%,./%,$(filter-out %/component,$(wildcard deploy/cluster/internal/*)))
+
 .DEFAULT_GOAL := help
 .PHONY: help packages build cluster-build cluster-up cluster-down demo test test-unit test-e2e bench lint clean
 
@@ -40,7 +43,7 @@ test: lint test-unit test-e2e ## Everything that CI runs
 test-unit: packages ## Unit, property and race tests of every package
 	go test -race ./...
 	cd examples/shop && go test ./...
-	cd deploy/cluster && go test ./build/... ./internal/...
+	cd deploy/cluster && CGO_ENABLED=0 go test $(CLUSTER_TESTS)
 
 test-e2e: packages build cluster-build ## End-to-end tests through the real binary on the real cluster
 	./.ci/e2e

@@ -210,11 +210,11 @@ func textFunctions() []cel.EnvOption {
 			cel.UnaryBinding(func(value ref.Val) ref.Val { return types.String(slug(string(value.(types.String)))) }))),
 		cel.Function("replace", cel.MemberOverload("string_replace", []*cel.Type{text, text, text}, text,
 			cel.FunctionBinding(func(args ...ref.Val) ref.Val {
-				in, old, new := string(args[0].(types.String)), string(args[1].(types.String)), string(args[2].(types.String))
-				if len(in)+strings.Count(in, old)*len(new) > maxValueLen {
+				in, from, to := string(args[0].(types.String)), string(args[1].(types.String)), string(args[2].(types.String))
+				if len(in)+strings.Count(in, from)*len(to) > maxValueLen {
 					return types.WrapErr(errValueTooLong)
 				}
-				return types.String(strings.ReplaceAll(in, old, new))
+				return types.String(strings.ReplaceAll(in, from, to))
 			}))),
 		cel.Function("join", cel.MemberOverload("list_join", []*cel.Type{cel.ListType(text), text}, text,
 			cel.BinaryBinding(func(list, separator ref.Val) ref.Val {

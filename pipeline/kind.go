@@ -105,6 +105,7 @@ type Decision struct {
 // Cause says why an attempt, a stage or a run did not succeed; code branches on it.
 type Cause string
 
+// The causes.
 const (
 	CauseNone           Cause = ""               // nothing went wrong
 	CauseFailed         Cause = "failed"         // the work itself failed

@@ -119,7 +119,7 @@ func (d *decoder) checkStage(path string, s *Stage, finally bool) {
 		d.add(d.keyAt(path+".network"), RuleUnreachable, "remove it, or set image", "network has no effect without image: the host's network is used")
 	}
 	if approve {
-		d.checkApproval(path, s, finally, len(kinds) == 0)
+		d.checkApproval(path, finally, len(kinds) == 0)
 	}
 	if d.has(path+".retry.on") && s.Retry.Max == 0 && d.has(path+".retry.max") {
 		d.add(d.keyAt(path+".retry.on"), RuleUnreachable, "set max to 1 or more", "retry.on has no effect with max: 0")
@@ -130,7 +130,7 @@ func (d *decoder) checkStage(path string, s *Stage, finally bool) {
 	d.checkStrategy(path+".deploy.strategy", s)
 }
 
-func (d *decoder) checkApproval(path string, s *Stage, finally, alone bool) {
+func (d *decoder) checkApproval(path string, finally, alone bool) {
 	if finally {
 		d.add(d.keyAt(path+".approve"), RuleUnreachable, "move the stage under stages", "a finally stage runs whatever happened and cannot wait for approval")
 	}

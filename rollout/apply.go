@@ -229,12 +229,14 @@ func conflicts(err error) string {
 func reasonOf(err error) string {
 	var status apierrors.APIStatus
 	if errors.As(err, &status) {
-		return clipText(status.Status().Message, maxRecordText)
+		return clipText(status.Status().Message)
 	}
-	return clipText(err.Error(), maxRecordText)
+	return clipText(err.Error())
 }
 
-func clipText(s string, most int) string {
+// clipText bounds text that goes into the record.
+func clipText(s string) string {
+	const most = maxRecordText
 	if len(s) <= most {
 		return s
 	}
@@ -262,7 +264,7 @@ func ownsReplicas(u *unstructured.Unstructured) bool {
 		var fields struct {
 			Spec map[string]json.RawMessage `json:"f:spec"`
 		}
-		if json.Unmarshal(entry.FieldsV1.Raw, &fields) != nil {
+		if json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields) != nil {
 			continue
 		}
 		if _, ok := fields.Spec["f:replicas"]; ok {
@@ -298,7 +300,10 @@ func (c *clients) handOver(ctx context.Context, live *unstructured.Unstructured)
 func adopted(live *unstructured.Unstructured) *unstructured.Unstructured {
 	u := live.DeepCopy()
 	delete(u.Object, "status")
-	metadata := u.Object["metadata"].(map[string]any)
+	metadata, ok := u.Object["metadata"].(map[string]any)
+	if !ok {
+		return u // nothing that the API server gave, so nothing of it to drop
+	}
 	for _, key := range []string{"uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink", "ownerReferences"} {
 		delete(metadata, key)
 	}

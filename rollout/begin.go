@@ -17,7 +17,7 @@ import (
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
 
-// ManifestRejected: the API server did not accept the release; nothing was changed.
+// ManifestRejected says that the API server did not accept the release; nothing was changed.
 const ManifestRejected health.Reason = "ManifestRejected"
 
 // dryRuns is how many objects are tried at once.
@@ -102,7 +102,7 @@ func (d *driver) create(ctx context.Context) error {
 
 func (d *driver) recordRejected(ctx context.Context, r *Rollout, cause error) error {
 	r.Revision, r.Base = d.record.Revisions+1, d.record.Verified
-	failure := &Failure{Reason: ManifestRejected, Message: clipText(cause.Error(), maxRecordText)}
+	failure := &Failure{Reason: ManifestRejected, Message: clipText(cause.Error())}
 	previous := d.record.Current
 	d.record.Current, d.record.Revisions = r, r.Revision
 	if err := d.record.advance(Move{To: Failed, Ending: EndedByFailure, Failure: failure}, d.clock()); err != nil {

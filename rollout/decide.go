@@ -65,7 +65,7 @@ func Decide(record *Record, obs Observation, now time.Time) Action {
 	case Rolling:
 		return decideRolling(r, obs, now)
 	case Finishing:
-		return decideFinishing(r, obs)
+		return decideFinishing(obs)
 	case RollingBack:
 		return decideRollingBack(record, r, obs, now)
 	case Withdrawing:
@@ -206,7 +206,7 @@ func decideRolling(r *Rollout, obs Observation, now time.Time) Action {
 	return Action{Kind: Wait, Until: sooner(sooner(recheck, until), deadline), Why: waiting}
 }
 
-func decideFinishing(r *Rollout, obs Observation) Action {
+func decideFinishing(obs Observation) Action {
 	if a, ok := removeCanary(obs); ok {
 		return a
 	}

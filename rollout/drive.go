@@ -294,7 +294,7 @@ func (d *driver) cannot(ctx context.Context, a Action, cause error) error {
 	if errors.Is(cause, ErrLost) || ctx.Err() != nil || transient(cause) {
 		return cause
 	}
-	f := &Failure{Reason: ApplyRefused, Message: clipText(fmt.Sprintf("%s: %s", a.Why, cause), maxRecordText)}
+	f := &Failure{Reason: ApplyRefused, Message: clipText(fmt.Sprintf("%s: %s", a.Why, cause))}
 	move := Move{To: RollingBack, Ending: EndedByFailure, Failure: f}
 	r := d.record.Current
 	if r.State == RollingBack {
@@ -310,7 +310,7 @@ func (d *driver) cannot(ctx context.Context, a Action, cause error) error {
 	return d.recorded(ctx, before)
 }
 
-// ApplyRefused: the API server refused a write that its dry run had accepted.
+// ApplyRefused says that the API server refused a write that its dry run had accepted.
 const ApplyRefused health.Reason = "ApplyRefused"
 
 // intend adds the release's objects to the inventory before any is written.

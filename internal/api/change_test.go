@@ -247,13 +247,13 @@ func TestClientAgainstStrangers(t *testing.T) {
 		wants string
 	}{
 		"a page":     {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }, "not what a Tidegate server sends"},
-		"a 404 page": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "\x1b[2Jnope", 404) }, "answered 404 Not Found, not as a Tidegate server does: nope"},
+		"a 404 page": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "\x1b[2Jnope", http.StatusNotFound) }, "answered 404 Not Found, not as a Tidegate server does: nope"},
 		"elsewhere": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "https://other.example/", http.StatusFound)
 		}, "use --server https://other.example/"},
 		"hostile error": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
-			w.WriteHeader(403)
+			w.WriteHeader(http.StatusForbidden)
 			fmt.Fprint(w, `{"error":{"code":"refused","message":"\u001b[2Jno"}}`)
 		}, "no"},
 	} {

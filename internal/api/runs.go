@@ -164,7 +164,7 @@ func (h *handler) runLog(w http.ResponseWriter, r *http.Request) error {
 		}
 		for _, line := range page {
 			if _, err := io.WriteString(w, formatLine(line, len(selected) != 1, timestamps)); err != nil {
-				return nil // the client went away
+				return nil //nolint:nilerr // the client went away: nobody is left to tell
 			}
 		}
 	}

@@ -141,7 +141,7 @@ var errGone = failf(CodeUnavailable, "", "the client went away")
 // sent, so that all that is left is to cut it, which makes the client come back.
 func (h *handler) endStream(r *http.Request, err error) error {
 	if err == nil || r.Context().Err() != nil {
-		return nil
+		return nil //nolint:nilerr // the client went away: nobody is left to tell
 	}
 	if errorFor(err) != errGone {
 		h.logFailure(r, err)

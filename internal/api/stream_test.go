@@ -176,7 +176,7 @@ func TestStopping(t *testing.T) {
 func TestHeartbeat(t *testing.T) {
 	f := newFixture(t, func(s *Settings) { s.Heartbeat = time.Millisecond })
 	f.create("run")
-	request, err := http.NewRequestWithContext(t.Context(), "GET", f.server.URL+Prefix+"/runs/run/stream?follow=1", nil)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, f.server.URL+Prefix+"/runs/run/stream?follow=1", nil)
 	require.NoError(t, err)
 	request.Header.Set("Authorization", "Bearer "+f.secrets["reader"])
 	response, err := http.DefaultClient.Do(request)
@@ -205,7 +205,7 @@ func TestSlowClient(t *testing.T) {
 		f.handler.ServeHTTP(w, r)
 	}))
 	defer server.Close()
-	request, err := http.NewRequestWithContext(t.Context(), "GET", server.URL+Prefix+"/runs/run/stream?follow=1", nil)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+Prefix+"/runs/run/stream?follow=1", nil)
 	require.NoError(t, err)
 	request.Header.Set("Authorization", "Bearer "+f.secrets["reader"])
 	response, err := http.DefaultClient.Do(request)

@@ -76,7 +76,7 @@ func TestStatic(t *testing.T) {
 
 func TestGolangBuildsAndTests(t *testing.T) {
 	ctx, dir := context.Background(), t.TempDir()
-	image, err := Golang(ctx, dir, runtime.GOROOT())
+	image, err := Golang(ctx, dir, runtime.GOROOT()) //nolint:staticcheck // SA1019: a test runs where it was built
 	require.NoError(t, err)
 	// The layers are read once, and checked against their digests, when the
 	// container's root filesystem is made of them.
@@ -92,7 +92,7 @@ printf 'package m\n\nimport "testing"\n\nfunc TestTwo(t *testing.T) { if Two() !
 go test -vet=off .
 `)
 	require.Contains(t, out, "ok  \texample.com/m")
-	second, err := Golang(ctx, dir, runtime.GOROOT())
+	second, err := Golang(ctx, dir, runtime.GOROOT()) //nolint:staticcheck // SA1019: a test runs where it was built
 	require.NoError(t, err)
 	a, err := image.Digest()
 	require.NoError(t, err)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
+	"strconv"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -62,7 +64,7 @@ func (c *Cluster) ServiceURL(ctx context.Context, namespace, name string) (strin
 	if err != nil {
 		return "", fmt.Errorf("find service %s/%s: %w", namespace, name, err)
 	}
-	return fmt.Sprintf("http://%s:%d", service.Spec.ClusterIP, service.Spec.Ports[0].Port), nil
+	return "http://" + net.JoinHostPort(service.Spec.ClusterIP, strconv.Itoa(int(service.Spec.Ports[0].Port))), nil
 }
 
 // PodCount is how many pods that are not being deleted run an image, and how

@@ -20,7 +20,7 @@ import (
 )
 
 // secretVariable carries the forge's webhook secret to the server process.
-const secretVariable = "TIDEGATE_DEMO_WEBHOOK_SECRET"
+const secretVariable = "TIDEGATE_DEMO_WEBHOOK_SECRET" //nolint:gosec // the name of a variable, not a secret
 
 // Server is a real `tidegate serve` process of this machine with a data
 // directory that outlives it, so that it can be killed and started again.
@@ -112,7 +112,7 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	defer log.Close()
 	// Not bound to ctx: the process ends by Stop or Kill, in the way they say.
-	s.process = exec.Command(s.binary, "serve", "--config", filepath.Join(s.dir, "server.yaml"))
+	s.process = exec.CommandContext(context.WithoutCancel(ctx), s.binary, "serve", "--config", filepath.Join(s.dir, "server.yaml"))
 	s.process.Env = s.environment
 	s.process.Stdout, s.process.Stderr = log, log
 	s.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -139,7 +139,7 @@ func (s *Server) waitReady(ctx context.Context) error {
 			return err
 		}
 		if response, err := http.DefaultClient.Do(request); err == nil {
-			response.Body.Close()
+			_ = response.Body.Close()
 			if response.StatusCode == http.StatusOK {
 				return nil
 			}

@@ -23,18 +23,6 @@ func (th *theatre) state(id string) journal.State {
 	return run.State
 }
 
-func (th *theatre) waitStage(id, stage string, status journal.Status) {
-	th.t.Helper()
-	th.wait(fmt.Sprintf("stage %s to be %s", stage, status), func() bool {
-		for _, s := range th.state(id).Stages {
-			if s.ID == stage {
-				return s.Status == status
-			}
-		}
-		return false
-	})
-}
-
 // TestPeople: an approval, a failed stage that is run again without what
 // succeeded, and a cancelled run.
 func TestPeople(t *testing.T) {

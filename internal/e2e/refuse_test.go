@@ -5,7 +5,7 @@ package e2e
 import (
 	"bytes"
 	"crypto/hmac"
-	"crypto/sha1" //nolint:gosec // the test shows that it is refused
+	"crypto/sha1"
 	"encoding/hex"
 	"fmt"
 	"io"

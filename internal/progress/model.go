@@ -118,7 +118,7 @@ func rowsOf(plan *pipeline.Plan) []row {
 	}
 	var rows []row
 	for i, stage := range plan.Stages {
-		base, part, ok := matrixParts(stage)
+		base, _, ok := matrixParts(stage)
 		group := members[base]
 		if !ok || len(group) < 2 {
 			rows = append(rows, row{label: termtext.Clean(stage.ID), stage: i})
@@ -129,7 +129,7 @@ func rowsOf(plan *pipeline.Plan) []row {
 		}
 		rows = append(rows, row{label: termtext.Clean(base), stage: -1, member: group})
 		for _, j := range group {
-			_, part, _ = matrixParts(plan.Stages[j])
+			_, part, _ := matrixParts(plan.Stages[j])
 			rows = append(rows, row{label: termtext.Clean(part), stage: j, depth: 1})
 		}
 	}

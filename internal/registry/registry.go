@@ -190,6 +190,6 @@ func (s *Server) Serve(ctx context.Context) error {
 	if err != nil {
 		err = errors.Join(fmt.Errorf("registry on %s: stop: %w", s.Address(), err), s.server.Close())
 	}
-	_ = <-ended // that it was closed
+	<-ended //nolint:errcheck // it says that it was closed
 	return err
 }

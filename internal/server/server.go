@@ -278,7 +278,7 @@ func lockData(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("lock the data directory: %w", err)
 	}
 	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		file.Close()
+		_ = file.Close()
 		return nil, fmt.Errorf("the data directory %s is in use by another tidegate: stop it, or set another data: in the settings (%w)", dir, err)
 	}
 	return file, nil

@@ -65,7 +65,7 @@ func Deployment(in Input) Verdict {
 	if v.Status == Failed {
 		return v
 	}
-	if refused(&v, d, current, in); v.Status == Failed {
+	if refused(&v, current, in); v.Status == Failed {
 		return v
 	}
 	// Pods of other versions that are not ready any more are on their way out: as
@@ -113,7 +113,7 @@ func ownedBy(d *appsv1.Deployment, owner *metav1.OwnerReference, sets []*appsv1.
 }
 
 // refused judges pods that could not even be created.
-func refused(v *Verdict, d *appsv1.Deployment, current *appsv1.ReplicaSet, in Input) {
+func refused(v *Verdict, current *appsv1.ReplicaSet, in Input) {
 	for _, c := range current.Status.Conditions {
 		if c.Type != appsv1.ReplicaSetReplicaFailure || c.Status != corev1.ConditionTrue || v.Updated >= v.Desired {
 			continue

@@ -99,7 +99,7 @@ func references(u *unstructured.Unstructured, replace func(kind, name string) st
 			}
 		}
 	}
-	volume := func(v map[string]any) error {
+	volume := func(v map[string]any) error { //nolint:unparam // it has the signature that mappings wants
 		if source := mapping(v, "configMap"); source != nil {
 			rewrite(source, "name", "ConfigMap")
 		}

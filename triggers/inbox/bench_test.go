@@ -53,7 +53,7 @@ func BenchmarkWebhooks(b *testing.B) {
 					}
 					_, _ = io.Copy(io.Discard, response.Body)
 					_ = response.Body.Close()
-					if response.StatusCode != 202 {
+					if response.StatusCode != http.StatusAccepted {
 						b.Errorf("status %d", response.StatusCode)
 					}
 				}

@@ -240,7 +240,7 @@ func TestHugeBodies(t *testing.T) {
 					if err != nil {
 						return // the server hung up while the body was still on its way
 					}
-					if response.StatusCode != 413 && response.StatusCode != 503 {
+					if response.StatusCode != http.StatusRequestEntityTooLarge && response.StatusCode != http.StatusServiceUnavailable {
 						t.Errorf("status %d", response.StatusCode)
 					}
 					_ = response.Body.Close()

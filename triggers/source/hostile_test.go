@@ -251,7 +251,7 @@ func TestServersThatMisbehave(t *testing.T) {
 			_, _ = z.Write(make([]byte, 10<<20))
 			_ = z.Close()
 		},
-		"500": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) },
+		"500": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			repository := u.byHTTP(func(http.Handler) http.Handler { return handler })

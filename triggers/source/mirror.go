@@ -75,7 +75,10 @@ func (m *mirror) lock(ctx context.Context) (unlock func(), err error) {
 		}
 		return finish, nil
 	case <-ctx.Done():
-		go func() { _ = <-locked; finish() }()
+		go func() {
+			<-locked //nolint:errcheck // whether it was had or not, it is given back
+			finish()
+		}()
 		return nil, ctx.Err()
 	}
 }

@@ -54,7 +54,7 @@ func newWriter(ctx context.Context, conn *sql.Conn, logLimit int64, notify func(
 		requests: make(chan *change, groupLimit), closing: make(chan struct{}), done: make(chan struct{}),
 	}
 	for _, query := range statements {
-		stmt, err := conn.PrepareContext(ctx, query)
+		stmt, err := conn.PrepareContext(ctx, query) //nolint:sqlclosecheck // closeStatements does
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("prepare %q: %w", query, err), w.closeStatements())
 		}

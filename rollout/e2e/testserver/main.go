@@ -50,7 +50,8 @@ func main() {
 		<-stop
 		os.Exit(0)
 	}()
-	if err := http.ListenAndServe(":8080", nil); err != nil {
+	server := &http.Server{Addr: ":8080", ReadHeaderTimeout: time.Minute}
+	if err := server.ListenAndServe(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

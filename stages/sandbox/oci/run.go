@@ -73,7 +73,7 @@ func (r *Runtime) Run(ctx context.Context, root string, command sandbox.Command,
 	if err != nil {
 		return fmt.Errorf("run a container: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(bundle.dir, "config.json"), raw, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(bundle.dir, "config.json"), raw, 0o600); err != nil { //nolint:gosec // G703: bundle.dir was made by this process
 		return fmt.Errorf("run a container: %w", err)
 	}
 	return r.execute(ctx, bundle, command, limits.MemoryBytes > 0 && r.controllers.memory)

@@ -164,7 +164,7 @@ func retryIn(err error, response *gh.Response, try int, now time.Time) (time.Dur
 		return longestRetry, true // "wait at least one minute", says GitHub
 	}
 	if response != nil {
-		if seconds := retryAfter(response.Header); seconds > 0 && (response.StatusCode == http.StatusForbidden || response.StatusCode == 429 || response.StatusCode >= 500) {
+		if seconds := retryAfter(response.Header); seconds > 0 && (response.StatusCode == http.StatusForbidden || response.StatusCode == http.StatusTooManyRequests || response.StatusCode >= 500) {
 			return clampLimit(seconds), true
 		}
 		if response.StatusCode != http.StatusTooManyRequests && response.StatusCode < 500 {
