@@ -97,8 +97,8 @@ func TestLinksOfTheImageStayInside(t *testing.T) {
 		_, err := shell(t, r, root, "true", func(c *sandbox.Command) { c.User = "spy" })
 		require.ErrorContains(t, err, `user "spy" is not in the image`)
 		// The runtime may refuse such an image or run it; it must not touch the host.
-		_, _ = shell(t, r, root, "touch /work/made /cache/made", func(c *sandbox.Command) {
-			c.Dir = "/work/deeper"
+		_, _ = shell(t, r, root, "touch /volume/made /cache/made", func(c *sandbox.Command) {
+			c.Dir = "/volume/deeper"
 			c.Mounts = []sandbox.Mount{{Source: t.TempDir(), Target: "/cache/deeper/still"}}
 		})
 		entries, err := os.ReadDir(outside)

@@ -42,7 +42,7 @@ func TestHindrance(t *testing.T) {
 
 func TestRelay(t *testing.T) {
 	const output = `Reading package lists...
-Get:1 http://deb.debian.org/debian bookworm/main amd64 runc amd64 1.1.5 [2,710 kB]
+Get:1 http://packages.example/debian bookworm/main amd64 runc amd64 1.1.5 [2,710 kB]
 
 Unpacking runc (1.1.5) ...
 E: Unable to locate package x
