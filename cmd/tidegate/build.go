@@ -18,6 +18,7 @@ type buildFlags struct {
 	buildRequestFlags
 	buildOutputFlags
 	buildRegistryFlags
+	buildCacheFlags
 	progress string
 }
 
@@ -65,6 +66,7 @@ the image carry the time SOURCE_DATE_EPOCH, or 1970 if that is not set.`,
 	f.buildRequestFlags.register(flags)
 	f.buildOutputFlags.register(flags)
 	f.buildRegistryFlags.register(flags)
+	f.buildCacheFlags.register(flags)
 	flags.StringVar(&f.progress, "progress", "auto", "how to show progress: auto, plain, tty or json")
 	for flag, values := range map[string][]string{
 		"progress": {"auto", "plain", "tty", "json"}, "network": {"none", "host"}, "compression": {"gzip", "zstd"},
@@ -101,6 +103,9 @@ func completeTarget(f *buildFlags) cobra.CompletionFunc {
 func (f *buildFlags) run(cmd *cobra.Command, dir string) error {
 	request, err := f.request(cmd, dir)
 	if err != nil {
+		return err
+	}
+	if err := f.caches(&request); err != nil {
 		return err
 	}
 	outputs, err := f.parseOutputs()

@@ -75,6 +75,7 @@ func (s *imageSet) Config(ctx context.Context, reference string, platform ocispe
 
 // layers are the image's layers as a result to build on.
 func (s *imageSet) layers(ctx context.Context, reference string, platform ocispec.Platform) (*stageResult, error) {
+	e := s.execution
 	image, err := s.get(ctx, reference, platform)
 	if err != nil {
 		return nil, err
@@ -97,7 +98,7 @@ func (s *imageSet) layers(ctx context.Context, reference string, platform ocispe
 			return nil, fmt.Errorf("image %s: layer %d: %w", reference, i, err)
 		}
 		result.chain = append(result.chain, chainLink{
-			Layer: layer.Layer{Digest: d.Digest, DiffID: diffID, Size: d.Size, MediaType: mediaType}, image: image,
+			Layer: layer.Layer{Digest: d.Digest, DiffID: diffID, Size: d.Size, MediaType: mediaType}, from: baseImage{e.Registry, image.Repository},
 		})
 	}
 	return result, nil

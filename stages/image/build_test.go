@@ -38,8 +38,11 @@ type peer struct {
 }
 
 func newPeer(t testing.TB) *peer {
+	return peerOf(t, serve.New(serve.Logger(log.New(io.Discard, "", 0))))
+}
+
+func peerOf(t testing.TB, handler http.Handler) *peer {
 	p := &peer{}
-	handler := serve.New(serve.Logger(log.New(io.Discard, "", 0)))
 	p.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.mu.Lock()
 		p.requests = append(p.requests, r.Method+" "+r.URL.Path)

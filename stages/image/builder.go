@@ -14,9 +14,11 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/tidegate-ci/tidegate/stages/image/cache"
 	"github.com/tidegate-ci/tidegate/stages/image/layer"
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
 	"github.com/tidegate-ci/tidegate/stages/image/progress"
@@ -85,6 +87,11 @@ type Request struct {
 	// Scope separates caches: builds with different scopes never use each
 	// other's steps or cache mounts.
 	Scope string
+	// ReadScopes are scopes whose steps may be used too, except those that saw
+	// secrets. Nothing is ever kept under them.
+	ReadScopes []string
+	// CacheFrom are caches of other machines to read, CacheTo those to write.
+	CacheFrom, CacheTo []cache.Spec
 	// HostNetwork lets a RUN that does not say otherwise use the host's network.
 	HostNetwork bool
 	// Isolated refuses the host's network to every RUN: whose code it is may not
@@ -109,7 +116,8 @@ type Result struct {
 
 	layers []chainLink
 	store  *store.Store
-	client *registry.Client
+	// repositories are where it was pushed.
+	repositories []name.Repository
 }
 
 // Stats count what a build did.
@@ -168,16 +176,19 @@ func (b *Builder) Build(ctx context.Context, request Request) (result *Result, e
 	}
 	defer func() { err = errors.Join(err, session.End()) }()
 
-	e := newExecution(b, request, files, document, session)
-	if result, err = e.build(ctx); err != nil {
-		return nil, err
-	}
-	if request.Push {
-		if err := e.push(ctx, result); err != nil {
+	return b.buildWithCaches(ctx, func(gone goneLayers) (*Result, error) {
+		e := newExecution(b, request, files, document, session)
+		e.imported.gone = gone
+		if result, err = e.build(ctx); err != nil {
 			return nil, err
 		}
-	}
-	return result, nil
+		if request.Push {
+			if err := e.push(ctx, result); err != nil {
+				return nil, err
+			}
+		}
+		return result, e.writeCaches(ctx, result)
+	})
 }
 
 // buildContext is what a build reads from this machine.

@@ -16,7 +16,6 @@ import (
 	"github.com/tidegate-ci/tidegate/stages/image/layer"
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
 	"github.com/tidegate-ci/tidegate/stages/image/progress"
-	"github.com/tidegate-ci/tidegate/stages/image/registry"
 	"github.com/tidegate-ci/tidegate/stages/image/store"
 )
 
@@ -40,13 +39,17 @@ type execution struct {
 	// known are the digests of context files from earlier builds; grown says
 	// that there are new ones.
 	known knownFiles
+	// imported are the caches of other machines, made is what this build can
+	// give to one.
+	imported importedCaches
+	made     madeSteps
 }
 
 // chainLink is a layer of an image, made here or of a base.
 type chainLink struct {
 	layer.Layer
-	// image is the base it is from; nil for a layer made here.
-	image *registry.Image
+	// from is where it can be had beside the store; nil for a layer made here.
+	from layerSource
 }
 
 // stageResult is a stage that is built.
@@ -98,7 +101,7 @@ func (e *execution) build(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, classify(err)
 	}
-	if err := e.images.resolveAll(ctx, references); err != nil {
+	if err := e.lookUp(ctx, references); err != nil {
 		return nil, err
 	}
 	planned, err := e.document.Make(ctx, options)
@@ -176,7 +179,7 @@ func (e *execution) stage(ctx context.Context, s *plan.Stage) (*stageResult, err
 			result.history[step.History].EmptyLayer = true
 			continue
 		}
-		result.chain = append(result.chain, chainLink{Layer: made})
+		result.chain = append(result.chain, made)
 	}
 	return result, nil
 }
@@ -195,24 +198,24 @@ func (e *execution) source(ctx context.Context, s plan.Source) (*stageResult, er
 const layerRecord = "layer"
 
 // step makes a step's layer, or finds it made before.
-func (e *execution) step(ctx context.Context, s *plan.Stage, step *plan.Step, chain []chainLink) (layer.Layer, error) {
+func (e *execution) step(ctx context.Context, s *plan.Stage, step *plan.Step, chain []chainLink) (chainLink, error) {
 	id := fmt.Sprintf("%s %d/%d", s.Label(), step.Number, step.Of)
 	start := e.now()
 	e.emit(progress.Event{Kind: progress.Start, Step: id, Text: step.Text, Position: step.Pos.String()})
 	r := &stepRun{
 		execution: e, stage: s, step: step, id: id, chain: chain,
 		setting: setting{
-			Scope: e.request.Scope, Codec: e.request.Codec, Epoch: e.request.Epoch, Platform: s.Platform, Chain: diffIDs(chain),
+			Codec: e.request.Codec, Epoch: e.request.Epoch, Platform: s.Platform, Chain: diffIDs(chain),
 		},
 	}
 	made, cached, err := r.layer(ctx)
 	took := e.now().Sub(start)
 	if err != nil {
 		if ctx.Err() == nil {
-			e.emit(progress.Event{Kind: progress.Failed, Step: id, Text: firstLine(err), Duration: took})
+			e.emit(stepFailed(id, err, took))
 			err = r.explain(err)
 		}
-		return layer.Layer{}, err
+		return chainLink{}, err
 	}
 	kind := progress.Done
 	if cached {
@@ -223,6 +226,8 @@ func (e *execution) step(ctx context.Context, s *plan.Stage, step *plan.Step, ch
 		event.Digest = made.Digest.String()
 	}
 	e.emit(event)
+	link := chainLink{Layer: made, from: r.from}
+	e.made.add(r.key, link)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if cached {
@@ -230,7 +235,7 @@ func (e *execution) step(ctx context.Context, s *plan.Stage, step *plan.Step, ch
 	} else {
 		e.stats.Made++
 	}
-	return made, nil
+	return link, nil
 }
 
 // assemble makes configuration and manifest of the target.
@@ -267,6 +272,9 @@ func (e *execution) assemble(planned *plan.Plan) (*Result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode image configuration: %w", err)
 	}
+	if rawConfig, err = e.inlineCache(rawConfig); err != nil {
+		return nil, err
+	}
 	configDigest, configSize := sha256Of(rawConfig)
 	manifest.Config = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digestOf(configDigest), Size: configSize}
 	rawManifest, err := json.Marshal(manifest)
@@ -279,25 +287,25 @@ func (e *execution) assemble(planned *plan.Plan) (*Result, error) {
 	e.mu.Unlock()
 	return &Result{
 		Digest: digest, Manifest: rawManifest, Config: rawConfig, Stats: stats,
-		layers: built.chain, store: e.Store, client: e.Registry,
+		layers: built.chain, store: e.Store,
 	}, nil
 }
 
 // openLink gives a layer's compressed bytes from an offset, from this machine
-// or else from where the base image is.
-func openLink(ctx context.Context, s *store.Store, client *registry.Client, link chainLink, offset int64) (io.ReadCloser, error) {
+// or else from where it was found.
+func openLink(ctx context.Context, s *store.Store, link chainLink, offset int64) (io.ReadCloser, error) {
 	if s.Has(link.Digest, link.Size) {
 		file, err := s.Blob(link.Digest)
 		if err == nil {
 			_, err = file.Seek(offset, io.SeekStart)
 			return file, err
 		}
-		if link.image == nil {
+		if link.from == nil {
 			return nil, err
 		}
 	}
-	if link.image == nil {
+	if link.from == nil {
 		return nil, fmt.Errorf("layer %s has gone from the build cache: build again", link.Digest)
 	}
-	return client.Blob(ctx, link.image.Repository, v1.Descriptor{Digest: link.Digest, Size: link.Size}, offset)
+	return link.from.Open(ctx, v1.Descriptor{Digest: link.Digest, Size: link.Size}, offset)
 }

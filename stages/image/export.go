@@ -49,7 +49,7 @@ func (l *resultLayer) Digest() (v1.Hash, error)            { return l.link.Diges
 func (l *resultLayer) Size() (int64, error)                { return l.link.Size, nil }
 func (l *resultLayer) MediaType() (types.MediaType, error) { return l.link.MediaType, nil }
 func (l *resultLayer) Compressed() (io.ReadCloser, error) {
-	return openLink(l.image.ctx, l.image.store, l.image.client, l.link, 0)
+	return openLink(l.image.ctx, l.image.store, l.link, 0)
 }
 
 // WriteLayout adds the image to the OCI image layout at dir, which is made if

@@ -57,7 +57,6 @@ func (k *keyer) sum() v1.Hash {
 
 // setting is what every step's key holds beside the recipe.
 type setting struct {
-	Scope    string
 	Codec    layer.Codec
 	Epoch    time.Time
 	Platform ocispec.Platform
@@ -66,11 +65,18 @@ type setting struct {
 }
 
 func (k *keyer) setting(s setting) {
-	k.text("scope", s.Scope)
 	k.text("codec", s.Codec.Identity())
 	k.number("epoch", s.Epoch.Unix())
 	k.text("platform", plan.FormatPlatform(s.Platform))
 	k.chain("below", s.Chain)
+}
+
+// scopedKey is a step's key among the builds of one scope.
+func scopedKey(scope string, key v1.Hash) v1.Hash {
+	k := newKeyer("scoped")
+	k.text("scope", scope)
+	k.text("key", key.String())
+	return k.sum()
 }
 
 func directoryKey(s setting, d *plan.Directory) v1.Hash {

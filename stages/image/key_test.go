@@ -37,7 +37,7 @@ func sample() keyed {
 	mode := uint64(0o755)
 	item := layer.Item{Path: "p", Target: "t", Top: true, Node: layer.Node{Type: '0', Mode: 0o644, UID: 1, GID: 2, Link: "l"}, Size: 3, Digest: hash(1)}
 	return keyed{
-		Setting:   setting{Scope: "s", Codec: layer.Gzip, Epoch: time.Unix(5, 0), Platform: ocispec.Platform{OS: "linux", Architecture: "amd64", Variant: "v"}, Chain: []v1.Hash{hash(2)}},
+		Setting:   setting{Codec: layer.Gzip, Epoch: time.Unix(5, 0), Platform: ocispec.Platform{OS: "linux", Architecture: "amd64", Variant: "v"}, Chain: []v1.Hash{hash(2)}},
 		Directory: plan.Directory{Path: "/d", User: "u"},
 		Copy: plan.Copy{
 			From: plan.Source{Kind: plan.FromContext}, Sources: []string{"a"}, Inline: []plan.InlineFile{{Name: "n", Data: "d"}}, Dest: "/x",

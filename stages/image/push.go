@@ -68,18 +68,9 @@ func (e *execution) pushTo(ctx context.Context, result *Result, d destination) e
 	id := "push " + d.repository.Name()
 	start := e.now()
 	e.emit(progress.Event{Kind: progress.Start, Step: id, Text: "push " + d.repository.Name() + tagList(d.tags)})
-	var mu sync.Mutex
-	var total, sent, told int64
+	var total int64
 	push := registry.Push{
 		Repository: d.repository, Tags: d.tags, Manifest: result.Manifest, MediaType: types.OCIManifestSchema1,
-		Progress: func(_ v1.Hash, n int64) {
-			mu.Lock()
-			defer mu.Unlock()
-			if sent += n; sent-told >= movedEvery {
-				told = sent
-				e.emit(progress.Event{Kind: progress.Moved, Step: id, Bytes: sent, Total: total})
-			}
-		},
 	}
 	configDigest, configSize := sha256Of(result.Config)
 	push.Blobs = append(push.Blobs, registry.Upload{
@@ -89,23 +80,16 @@ func (e *execution) pushTo(ctx context.Context, result *Result, d destination) e
 		},
 	})
 	for _, link := range result.layers {
-		upload := registry.Upload{
-			Descriptor: v1.Descriptor{Digest: link.Digest, Size: link.Size, MediaType: link.MediaType},
-			Open: func(ctx context.Context, offset int64) (io.ReadCloser, error) {
-				return openLink(ctx, e.Store, e.Registry, link, offset)
-			},
-		}
-		if link.image != nil {
-			upload.Found = link.image.Repository
-		}
 		total += link.Size
-		push.Blobs = append(push.Blobs, upload)
+		push.Blobs = append(push.Blobs, e.upload(link, nil))
 	}
+	push.Progress = e.transferred(id, total)
 	pushed, err := e.Registry.Push(ctx, push)
 	if err != nil {
-		e.emit(progress.Event{Kind: progress.Failed, Step: id, Text: firstLine(err), Duration: e.now().Sub(start)})
+		e.emit(stepFailed(id, err, e.now().Sub(start)))
 		return err
 	}
+	result.repositories = append(result.repositories, d.repository)
 	result.Stats.BlobsUploaded += pushed.Uploaded
 	result.Stats.BlobsMounted += pushed.Mounted
 	result.Stats.BlobsPresent += pushed.Present
@@ -116,6 +100,37 @@ func (e *execution) pushTo(ctx context.Context, result *Result, d destination) e
 		Text: fmt.Sprintf("%d blobs sent, %d mounted, %d there already", pushed.Uploaded, pushed.Mounted, pushed.Present),
 	})
 	return nil
+}
+
+// upload is a layer to push. What is not known to be elsewhere may be in the
+// repositories that the image went to.
+func (e *execution) upload(link chainLink, pushed []name.Repository) registry.Upload {
+	upload := registry.Upload{
+		Descriptor: v1.Descriptor{Digest: link.Digest, Size: link.Size, MediaType: link.MediaType},
+		Open: func(ctx context.Context, offset int64) (io.ReadCloser, error) {
+			return openLink(ctx, e.Store, link, offset)
+		},
+	}
+	if link.from != nil {
+		upload.Found = link.from.Repository()
+	} else if len(pushed) > 0 {
+		upload.Found = pushed[0]
+	}
+	return upload
+}
+
+// transferred makes progress events of what goes up.
+func (e *execution) transferred(id string, total int64) func(v1.Hash, int64) {
+	var mu sync.Mutex
+	var sent, told int64
+	return func(_ v1.Hash, n int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		if sent += n; sent-told >= movedEvery {
+			told = sent
+			e.emit(progress.Event{Kind: progress.Moved, Step: id, Bytes: sent, Total: total})
+		}
+	}
 }
 
 func tagList(tags []string) string {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/tidegate-ci/tidegate/pipeline"
@@ -25,7 +26,7 @@ func (r *stepRun) run(ctx context.Context, c *plan.Run) (layer.Layer, bool, erro
 		return layer.Layer{}, false, err
 	}
 	key := runKey(r.setting, c, network, origins(sources))
-	if made, ok, err := r.cached(key); err != nil || ok {
+	if made, ok, err := r.cached(key, seesSecrets(c)); err != nil || ok {
 		return made, ok, err
 	}
 	if err := r.runnable(); err != nil {
@@ -49,6 +50,12 @@ func (r *stepRun) run(ctx context.Context, c *plan.Run) (layer.Layer, bool, erro
 		return layer.Layer{}, false, err
 	}
 	return made, false, r.keep(key, made)
+}
+
+// seesSecrets tells whether what a command makes may hold something that not
+// everybody who can read the Dockerfile may see.
+func seesSecrets(c *plan.Run) bool {
+	return slices.ContainsFunc(c.Mounts, func(m plan.Mount) bool { return m.Kind == plan.MountSecret })
 }
 
 // runnable refuses what this machine cannot run, before it fails obscurely.

@@ -27,6 +27,10 @@ type stepRun struct {
 	// tail are the last lines a command printed.
 	tail tail
 	hint string
+	// key is the step's, without scope; from is where its layer is when it was
+	// found in another machine's cache.
+	key  v1.Hash
+	from layerSource
 }
 
 func (r *stepRun) layer(ctx context.Context) (made layer.Layer, cached bool, err error) {
@@ -50,41 +54,9 @@ func (r *stepRun) explain(err error) error {
 	}
 }
 
-// cached gives the layer of a key if it is still here.
-func (r *stepRun) cached(key v1.Hash) (layer.Layer, bool, error) {
-	if r.request.NoCache {
-		return layer.Layer{}, false, nil
-	}
-	var kept keptLayer
-	found, err := r.Store.Record(layerRecord, key, &kept)
-	switch {
-	case err != nil || !found:
-		return layer.Layer{}, false, err
-	case kept.Layer == nil:
-		return layer.Layer{Empty: true}, true, nil
-	case !r.Store.Has(kept.Layer.Digest, kept.Layer.Size):
-		return layer.Layer{}, false, nil
-	}
-	return *kept.Layer, true, nil
-}
-
-// keptLayer is the record of a key. No layer means that the step made none.
-type keptLayer struct {
-	Layer *layer.Layer `json:"layer,omitempty"`
-}
-
-// keep records what a key gives.
-func (r *stepRun) keep(key v1.Hash, made layer.Layer) error {
-	kept := keptLayer{Layer: &made}
-	if made.Empty {
-		kept.Layer = nil
-	}
-	return r.session.Put(layerRecord, key, kept)
-}
-
 func (r *stepRun) directory(ctx context.Context, d *plan.Directory) (layer.Layer, bool, error) {
 	key := directoryKey(r.setting, d)
-	if made, ok, err := r.cached(key); err != nil || ok {
+	if made, ok, err := r.cached(key, false); err != nil || ok {
 		return made, ok, err
 	}
 	view, err := r.view(ctx, r.chain)
@@ -154,7 +126,7 @@ func (r *stepRun) copy(ctx context.Context, c *plan.Copy) (layer.Layer, bool, er
 	}
 	defer func() { from.close() }()
 	key := copyKey(r.setting, c, from.origin)
-	if made, ok, err := r.cached(key); err != nil || ok {
+	if made, ok, err := r.cached(key, false); err != nil || ok {
 		return made, ok, err
 	}
 	if err := from.load(ctx); err != nil {

@@ -79,7 +79,7 @@ func (e *execution) unpacked(ctx context.Context, link chainLink) (io.ReadCloser
 	if err := e.fetch(ctx, link); err != nil {
 		return nil, err
 	}
-	packed, err := openLink(ctx, e.Store, e.Registry, link, 0)
+	packed, err := openLink(ctx, e.Store, link, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -88,13 +88,13 @@ func (e *execution) unpacked(ctx context.Context, link chainLink) (io.ReadCloser
 
 // fetch brings a base image's layer here.
 func (e *execution) fetch(ctx context.Context, link chainLink) error {
-	if link.image == nil || e.Store.Has(link.Digest, link.Size) {
+	if link.from == nil || e.Store.Has(link.Digest, link.Size) {
 		return nil
 	}
 	_, err := e.fetches.do(link.Digest, func() (struct{}, error) {
 		id := "fetch " + short(link.Digest)
 		start := e.now()
-		e.emit(progress.Event{Kind: progress.Start, Step: id, Text: fmt.Sprintf("fetch layer %s of %s", short(link.Digest), link.image.Repository), Total: link.Size})
+		e.emit(progress.Event{Kind: progress.Start, Step: id, Text: fmt.Sprintf("fetch layer %s of %s", short(link.Digest), link.from), Total: link.Size})
 		err := e.download(ctx, link, id)
 		if err != nil {
 			e.emit(progress.Event{Kind: progress.Failed, Step: id, Text: firstLine(err), Duration: e.now().Sub(start)})
@@ -107,7 +107,7 @@ func (e *execution) fetch(ctx context.Context, link chainLink) error {
 }
 
 func (e *execution) download(ctx context.Context, link chainLink, id string) error {
-	content, err := e.Registry.Blob(ctx, link.image.Repository, v1.Descriptor{Digest: link.Digest, Size: link.Size}, 0)
+	content, err := link.from.Open(ctx, v1.Descriptor{Digest: link.Digest, Size: link.Size}, 0)
 	if err != nil {
 		return err
 	}

@@ -9,11 +9,14 @@ type Kind string
 
 // The kinds of event.
 const (
-	// Start begins a step; exactly one of Cached, Done and Failed ends it.
+	// Start begins a step; exactly one of Cached, Done, Failed and Again ends it.
 	Start  Kind = "start"
 	Cached Kind = "cached"
 	Done   Kind = "done"
 	Failed Kind = "failed"
+	// Again ends a step that a cache knew of and could not give: the build
+	// starts over without that part of the cache.
+	Again Kind = "again"
 	// Log is a line of a step's output.
 	Log Kind = "log"
 	// Moved says how far a step has come, in bytes.

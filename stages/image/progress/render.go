@@ -69,6 +69,8 @@ func Line(e Event) string {
 		return prefix + "done in " + Seconds(e.Duration) + details(e)
 	case Failed:
 		return prefix + "FAILED after " + Seconds(e.Duration) + ": " + Printable(e.Text)
+	case Again:
+		return prefix + "again: " + Printable(e.Text)
 	case Warning:
 		at := ""
 		if e.Position != "" {

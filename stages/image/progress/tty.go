@@ -94,7 +94,7 @@ func (r *ttyRenderer) Event(e Event) {
 				s.log = slices.Delete(s.log, 0, 1)
 			}
 		}
-	case Cached, Done, Failed:
+	case Cached, Done, Failed, Again:
 		text := ""
 		if i >= 0 {
 			text = r.running[i].text
@@ -113,6 +113,8 @@ func finished(e Event, text string) string {
 	switch e.Kind {
 	case Cached:
 		mark, end = "\x1b[36m✔\x1b[0m", "cached"
+	case Again:
+		mark, end = "\x1b[33m↻\x1b[0m", Printable(e.Text)
 	case Failed:
 		mark = "\x1b[31m✘\x1b[0m"
 		end = Seconds(e.Duration)
