@@ -74,7 +74,7 @@ func structural(p Problem) bool {
 	case RuleUnknownKey, RuleType, RuleRequired:
 		return !strings.Contains(p.Message, "choice")
 	case RuleUnsupported:
-		return !strings.Contains(p.Message, "several platforms")
+		return true
 	}
 	return false
 }

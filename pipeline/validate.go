@@ -124,9 +124,6 @@ func (d *decoder) checkStage(path string, s *Stage, finally bool) {
 	if d.has(path+".retry.on") && s.Retry.Max == 0 && d.has(path+".retry.max") {
 		d.add(d.keyAt(path+".retry.on"), RuleUnreachable, "set max to 1 or more", "retry.on has no effect with max: 0")
 	}
-	if s.Build != nil && len(s.Build.Platforms) > 1 {
-		d.add(d.at(path+".build.platforms[1]"), RuleUnsupported, "name one platform, or use a stage for each", "building for several platforms is not supported in this version")
-	}
 	d.checkStrategy(path+".deploy.strategy", s)
 }
 

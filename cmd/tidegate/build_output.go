@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -49,15 +50,24 @@ func (f *buildOutputFlags) parseOutputs() ([]buildOutput, error) {
 	return all, nil
 }
 
-func (o buildOutput) write(ctx context.Context, result *image.Result, tags []string) error {
+func (o buildOutput) write(ctx context.Context, result *image.Result, tags []string) (err error) {
+	var names []name.Reference
+	for _, tag := range tags {
+		ref, err := name.ParseReference(tag, name.WeakValidation)
+		if err != nil {
+			return usageErrorf("-t %s: %w", tag, err)
+		}
+		names = append(names, ref)
+	}
 	if o.kind == "oci" {
-		return result.WriteLayout(ctx, o.dest)
+		return result.WriteLayout(ctx, o.dest, names)
 	}
-	tag, err := name.ParseReference(tags[0], name.WeakValidation)
+	file, err := os.Create(o.dest)
 	if err != nil {
-		return usageErrorf("-t %s: %w", tags[0], err)
+		return fmt.Errorf("--output type=docker: %w", err)
 	}
-	return result.WriteDocker(ctx, o.dest, tag)
+	defer func() { err = errors.Join(err, file.Close()) }()
+	return result.WriteDocker(ctx, file, names)
 }
 
 func (f *buildOutputFlags) writeFiles(result *image.Result, tags []string) error {

@@ -19,9 +19,9 @@ import (
 
 // buildRequestFlags say what to build.
 type buildRequestFlags struct {
-	file, target, platform, network, compression string
-	args, labels, secrets                        []string
-	noCache                                      bool
+	file, target, network, compression string
+	args, labels, secrets, platforms   []string
+	noCache                            bool
 }
 
 func (f *buildRequestFlags) register(flags *pflag.FlagSet) {
@@ -31,7 +31,7 @@ func (f *buildRequestFlags) register(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&f.labels, "label", nil, "label of the image, NAME=VALUE; may be repeated")
 	flags.StringArrayVar(&f.secrets, "secret", nil, "secret for RUN --mount=type=secret, id=ID,src=FILE or id=ID,env=NAME; may be repeated")
 	flags.BoolVar(&f.noCache, "no-cache", false, "make every step anew")
-	flags.StringVar(&f.platform, "platform", "", "what the image is for, such as linux/arm64 (default this machine's)")
+	flags.StringSliceVar(&f.platforms, "platform", nil, "what the image is for, such as linux/amd64,linux/arm64 (default this machine's)")
 	flags.StringVar(&f.network, "network", "none", "network of RUN steps that do not choose: none or host")
 	flags.StringVar(&f.compression, "compression", "gzip", "compression of layers: gzip or zstd")
 }
@@ -62,14 +62,9 @@ func (f *buildFlags) request(cmd *cobra.Command, dir string) (image.Request, err
 	if f.push && len(f.tags) == 0 {
 		return r, usageErrorf("--push needs a name: give one with -t")
 	}
-	if f.platform != "" {
-		if strings.Contains(f.platform, ",") {
-			return r, usageErrorf("--platform %s: one platform at a time for now; build each and join them with an index", f.platform)
-		}
-		var err error
-		if r.Platform, err = plan.ParsePlatform(f.platform); err != nil {
-			return r, usageErrorf("--platform: %w", err)
-		}
+	var err error
+	if r.Platforms, err = plan.ParsePlatforms(f.platforms); err != nil {
+		return r, usageErrorf("--platform: %w", err)
 	}
 	for _, pair := range f.args {
 		name, value, given := strings.Cut(pair, "=")

@@ -14,11 +14,10 @@ import (
 	"runtime"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/tidegate-ci/tidegate/stages/image/cache"
+	"github.com/tidegate-ci/tidegate/stages/image/emulation"
 	"github.com/tidegate-ci/tidegate/stages/image/layer"
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
 	"github.com/tidegate-ci/tidegate/stages/image/progress"
@@ -45,6 +44,9 @@ type Builder struct {
 	// filesystem, and must give the same every time.
 	Rootfs func() (*rootfs.Store, error)
 	Runner func(ctx context.Context) (Runner, error)
+	// Machine tells which platforms' commands run here; nil means
+	// emulation.ThisMachine. It is asked only for builds with a RUN.
+	Machine func() (emulation.Machine, error)
 	// Limits bound each RUN.
 	Limits oci.Limits
 	// Parallel is how many RUN commands may run at once in one build; 0 means
@@ -68,12 +70,13 @@ type Request struct {
 	DockerfileData []byte
 	Target         string
 	Args           map[string]string
-	// Platform is what the image is for; the zero value means this machine's.
-	Platform ocispec.Platform
+	// Platforms are what the image is for, an index of several; none means this machine's.
+	Platforms []ocispec.Platform
 	// Secrets give the content of secrets by id, for --mount=type=secret.
 	Secrets map[string][]byte
 	// Labels are set on top of the Dockerfile's.
-	Labels map[string]string
+	Labels      map[string]string
+	Annotations Annotations
 	// Tags are the names to push to; with Push unset they are only recorded.
 	Tags []string
 	Push bool
@@ -103,23 +106,6 @@ type Request struct {
 	Stdout, Stderr io.Writer
 }
 
-// Result is a built image.
-type Result struct {
-	Digest   v1.Hash
-	Manifest []byte
-	Config   []byte
-	// Pushed are the names it was pushed to, each with the digest.
-	Pushed []string
-	// Stats tell what the build did.
-	Stats    Stats
-	Warnings []plan.Warning
-
-	layers []chainLink
-	store  *store.Store
-	// repositories are where it was pushed.
-	repositories []name.Repository
-}
-
 // Stats count what a build did.
 type Stats struct {
 	// Cached and Made are steps with a layer.
@@ -136,15 +122,10 @@ func (b *Builder) now() time.Time {
 	return time.Now()
 }
 
-// HostPlatform is the platform of this machine's images.
-func HostPlatform() ocispec.Platform {
-	return ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}
-}
-
 // Build builds an image and pushes it if asked to.
 func (b *Builder) Build(ctx context.Context, request Request) (result *Result, err error) {
-	if request.Platform.OS == "" {
-		request.Platform = HostPlatform()
+	if len(request.Platforms) == 0 {
+		request.Platforms = []ocispec.Platform{HostPlatform()}
 	}
 	if request.Codec == "" {
 		request.Codec = layer.Gzip
@@ -179,9 +160,17 @@ func (b *Builder) Build(ctx context.Context, request Request) (result *Result, e
 	return b.buildWithCaches(ctx, func(gone goneLayers) (*Result, error) {
 		e := newExecution(b, request, files, document, session)
 		e.imported.gone = gone
-		if result, err = e.build(ctx); err != nil {
+		images, warnings, err := e.build(ctx)
+		if err != nil {
 			return nil, err
 		}
+		// Attestations of the images go here: manifests that join the index.
+		var attached []Manifest
+		result, err := join(images, attached, request.Annotations)
+		if err != nil {
+			return nil, err
+		}
+		result.Stats, result.Warnings = e.told(), warnings
 		if request.Push {
 			if err := e.push(ctx, result); err != nil {
 				return nil, err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidegate-ci/tidegate/pipeline"
@@ -105,12 +106,14 @@ func (e *execution) importCaches(ctx context.Context) error {
 	if e.request.NoCache || e.imported.gone.tries == maxGone {
 		return nil
 	}
-	found := make([]*cache.Imported, len(e.request.CacheFrom))
+	// An image with its cache in it may be one of an index: each platform has its own.
+	platforms := e.request.Platforms
+	found := make([]*cache.Imported, len(e.request.CacheFrom)*len(platforms))
 	var group errgroup.Group
 	group.SetLimit(resolutions)
-	for i, spec := range e.request.CacheFrom {
+	for i := range found {
 		group.Go(func() error {
-			found[i] = e.importCache(ctx, spec)
+			found[i] = e.importCache(ctx, e.request.CacheFrom[i/len(platforms)], platforms[i%len(platforms)])
 			return nil
 		})
 	}
@@ -120,11 +123,14 @@ func (e *execution) importCaches(ctx context.Context) error {
 }
 
 // importCache reads a cache's records; a cache that cannot be read is none.
-func (e *execution) importCache(ctx context.Context, spec cache.Spec) *cache.Imported {
+func (e *execution) importCache(ctx context.Context, spec cache.Spec, platform ocispec.Platform) *cache.Imported {
 	start := e.now()
 	id := "cache " + spec.String()
+	if len(e.request.Platforms) > 1 {
+		id += " for " + plan.FormatPlatform(platform)
+	}
 	e.emit(progress.Event{Kind: progress.Start, Step: id, Text: "read cache " + spec.String()})
-	found, err := e.readCache(ctx, spec)
+	found, err := e.readCache(ctx, spec, platform)
 	if err == nil && !e.mayRead(found.Scope) {
 		found, err = nil, fmt.Errorf("it is of %q, whose builds this one may not use", progress.Printable(found.Scope))
 	}
@@ -142,12 +148,11 @@ func (e *execution) importCache(ctx context.Context, spec cache.Spec) *cache.Imp
 	return found
 }
 
-func (e *execution) readCache(ctx context.Context, spec cache.Spec) (*cache.Imported, error) {
+func (e *execution) readCache(ctx context.Context, spec cache.Spec, platform ocispec.Platform) (*cache.Imported, error) {
 	if spec.Kind != cache.Registry {
 		return nil, fmt.Errorf("caches of type %s can't be read", spec.Kind)
 	}
-	p := e.request.Platform
-	return cache.FromRegistry(ctx, e.Registry, spec.Ref, v1.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant}, documents{e})
+	return cache.FromRegistry(ctx, e.Registry, spec.Ref, *registryPlatform(platform), documents{e})
 }
 
 // forkScope begins the scope of a fork's builds.
@@ -165,8 +170,11 @@ func (e *execution) mayRead(scope string) bool {
 }
 
 // cached gives the layer of a key if it can be had.
-func (r *stepRun) cached(key v1.Hash, private bool) (layer.Layer, bool, error) {
+func (r *stepRun) cached(ctx context.Context, key v1.Hash, private bool) (layer.Layer, bool, error) {
 	r.key = key
+	if made, ok, err := r.lock(ctx, key); err != nil || ok {
+		return made, ok, err
+	}
 	if r.request.NoCache {
 		return layer.Layer{}, false, nil
 	}
@@ -234,6 +242,7 @@ type keptLayer struct {
 
 // keep records what a key gives.
 func (r *stepRun) keep(key v1.Hash, made layer.Layer) error {
+	r.share(key, made)
 	kept := keptLayer{Layer: &made}
 	if made.Empty {
 		kept.Layer = nil
@@ -334,8 +343,10 @@ func (e *execution) cacheLayers(result *Result, mode cache.Mode) []chainLink {
 	e.made.mu.Lock()
 	defer e.made.mu.Unlock()
 	inImage := map[v1.Hash]bool{}
-	for _, link := range result.layers {
-		inImage[link.Digest] = true
+	for _, image := range result.Images {
+		for _, link := range image.layers {
+			inImage[link.Digest] = true
+		}
 	}
 	var links []chainLink
 	for _, s := range e.made.steps {

@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -10,7 +9,6 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/tidegate-ci/tidegate/stages/image/layer"
@@ -35,7 +33,10 @@ type execution struct {
 
 	mu      sync.Mutex
 	futures map[*plan.Stage]*future
-	stats   Stats
+	// labels name the stages for people, with a platform when there are several.
+	labels map[*plan.Stage]string
+	stats  Stats
+	shared sharedKeys
 	// known are the digests of context files from earlier builds; grown says
 	// that there are new ones.
 	known knownFiles
@@ -92,58 +93,11 @@ func (e *execution) emit(event progress.Event) {
 	e.request.Progress(event)
 }
 
-func (e *execution) build(ctx context.Context) (*Result, error) {
-	options := plan.Options{
-		Args: e.request.Args, Target: e.request.Target, Platform: e.request.Platform, BuildPlatform: HostPlatform(),
-		Images: &e.images,
-	}
-	references, err := e.document.References(options)
-	if err != nil {
-		return nil, classify(err)
-	}
-	if err := e.lookUp(ctx, references); err != nil {
-		return nil, err
-	}
-	planned, err := e.document.Make(ctx, options)
-	if err != nil {
-		return nil, classify(err)
-	}
-	for _, w := range planned.Warnings {
-		e.emit(progress.Event{Kind: progress.Warning, Text: warningText(w), Position: w.Pos.String()})
-	}
-	if err := e.stages(ctx, planned); err != nil {
-		return nil, classify(err)
-	}
-	result, err := e.assemble(planned)
-	if err != nil {
-		return nil, err
-	}
-	result.Warnings = planned.Warnings
-	return result, e.known.save(e)
-}
-
 func warningText(w plan.Warning) string {
 	if w.Rule == "" {
 		return w.Message
 	}
 	return w.Rule + ": " + w.Message
-}
-
-// stages builds all stages of the plan at once; each waits for those it needs.
-func (e *execution) stages(ctx context.Context, planned *plan.Plan) error {
-	for _, s := range planned.Stages {
-		e.futures[s] = &future{done: make(chan struct{})}
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	for _, s := range planned.Stages {
-		f := e.futures[s]
-		group.Go(func() error {
-			defer close(f.done)
-			f.result, f.err = e.stage(ctx, s)
-			return f.err
-		})
-	}
-	return group.Wait()
 }
 
 // wait gives a stage's result when it is there.
@@ -199,7 +153,7 @@ const layerRecord = "layer"
 
 // step makes a step's layer, or finds it made before.
 func (e *execution) step(ctx context.Context, s *plan.Stage, step *plan.Step, chain []chainLink) (chainLink, error) {
-	id := fmt.Sprintf("%s %d/%d", s.Label(), step.Number, step.Of)
+	id := fmt.Sprintf("%s %d/%d", e.label(s), step.Number, step.Of)
 	start := e.now()
 	e.emit(progress.Event{Kind: progress.Start, Step: id, Text: step.Text, Position: step.Pos.String()})
 	r := &stepRun{
@@ -208,12 +162,15 @@ func (e *execution) step(ctx context.Context, s *plan.Stage, step *plan.Step, ch
 			Codec: e.request.Codec, Epoch: e.request.Epoch, Platform: s.Platform, Chain: diffIDs(chain),
 		},
 	}
+	defer r.unlock()
 	made, cached, err := r.layer(ctx)
 	took := e.now().Sub(start)
 	if err != nil {
 		if ctx.Err() == nil {
 			e.emit(stepFailed(id, err, took))
-			err = r.explain(err)
+			if err = r.explain(err); len(e.request.Platforms) > 1 {
+				err = fmt.Errorf("%s: %w", e.label(s), err)
+			}
 		}
 		return chainLink{}, err
 	}
@@ -236,59 +193,6 @@ func (e *execution) step(ctx context.Context, s *plan.Stage, step *plan.Step, ch
 		e.stats.Made++
 	}
 	return link, nil
-}
-
-// assemble makes configuration and manifest of the target.
-func (e *execution) assemble(planned *plan.Plan) (*Result, error) {
-	built := e.futures[planned.Target].result
-	config := planned.Target.Config
-	created := e.request.Epoch
-	config.Created = &created
-	config.RootFS = ocispec.RootFS{Type: "layers"}
-	config.History = built.history
-	for i := range config.History {
-		if config.History[i].Created == nil && config.History[i].Comment == plan.HistoryComment {
-			config.History[i].Created = &created
-		}
-	}
-	for name, value := range e.request.Labels {
-		if config.Config.Labels == nil {
-			config.Config.Labels = map[string]string{}
-		}
-		config.Config.Labels[name] = value
-	}
-	manifest := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Layers: []ocispec.Descriptor{}}
-	manifest.SchemaVersion = 2
-	for _, link := range built.chain {
-		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, digestOf(link.DiffID))
-		manifest.Layers = append(manifest.Layers, ocispec.Descriptor{
-			MediaType: string(link.MediaType), Digest: digestOf(link.Digest), Size: link.Size,
-		})
-	}
-	if config.RootFS.DiffIDs == nil {
-		config.RootFS.DiffIDs = digestsOf(nil)
-	}
-	rawConfig, err := json.Marshal(config)
-	if err != nil {
-		return nil, fmt.Errorf("encode image configuration: %w", err)
-	}
-	if rawConfig, err = e.inlineCache(rawConfig); err != nil {
-		return nil, err
-	}
-	configDigest, configSize := sha256Of(rawConfig)
-	manifest.Config = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: digestOf(configDigest), Size: configSize}
-	rawManifest, err := json.Marshal(manifest)
-	if err != nil {
-		return nil, fmt.Errorf("encode image manifest: %w", err)
-	}
-	digest, _ := sha256Of(rawManifest)
-	e.mu.Lock()
-	stats := e.stats
-	e.mu.Unlock()
-	return &Result{
-		Digest: digest, Manifest: rawManifest, Config: rawConfig, Stats: stats,
-		layers: built.chain, store: e.Store,
-	}, nil
 }
 
 // openLink gives a layer's compressed bytes from an offset, from this machine

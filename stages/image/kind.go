@@ -81,22 +81,16 @@ func requestOf(attempt pipeline.Attempt) (Request, error) {
 	if spec.Push == "" {
 		return fail("build.push is empty: say which repository the image goes to")
 	}
-	if len(spec.Platforms) > 1 {
-		return fail("build.platforms: one platform at a time for now; use a matrix and a platform each")
-	}
 	// A fork could push over an image that trusted runs build on.
 	trusted := attempt.Event.Trust == event.Own
 	r := Request{
 		Target: spec.Target, Args: spec.Args, NoCache: spec.NoCache, Push: trusted, Isolated: !trusted, Tags: []string{pushName(spec.Push, attempt.Event)},
 		Scope: scopeOf(attempt.Event), Secrets: map[string][]byte{},
 	}
-	for _, text := range spec.Platforms {
-		var err error
-		if r.Platform, err = plan.ParsePlatform(text); err != nil {
-			return fail("build.platforms: %w", err)
-		}
-	}
 	var err error
+	if r.Platforms, err = plan.ParsePlatforms(spec.Platforms); err != nil {
+		return fail("build.platforms: %w", err)
+	}
 	if r.Context, err = below(attempt.Workspace, attempt.Workspace, spec.Context); err != nil {
 		return fail("build.context: %w", err)
 	}

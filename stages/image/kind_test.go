@@ -86,7 +86,7 @@ func TestBadSpecsAreInvalid(t *testing.T) {
 		"context by a link": {pipeline.BuildSpec{Push: "x", Context: "out"}, "build context"},
 		"does not parse":    {pipeline.BuildSpec{Push: "x"}, "Dockerfile:2:1"},
 		"no Dockerfile":     {pipeline.BuildSpec{Push: "x", Dockerfile: "none"}, "there is no Dockerfile at"},
-		"two platforms":     {pipeline.BuildSpec{Push: "x", Platforms: []string{"linux/amd64", "linux/arm64"}}, "one platform"},
+		"bad platform":      {pipeline.BuildSpec{Push: "x", Platforms: []string{"linux/amd64", "amd64/"}}, "build.platforms"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			attempt, _ := b.attempt(files, c.spec)

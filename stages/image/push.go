@@ -1,7 +1,6 @@
 package image
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/tidegate-ci/tidegate/stages/image/progress"
 	"github.com/tidegate-ci/tidegate/stages/image/registry"
@@ -69,19 +67,11 @@ func (e *execution) pushTo(ctx context.Context, result *Result, d destination) e
 	start := e.now()
 	e.emit(progress.Event{Kind: progress.Start, Step: id, Text: "push " + d.repository.Name() + tagList(d.tags)})
 	var total int64
-	push := registry.Push{
-		Repository: d.repository, Tags: d.tags, Manifest: result.Manifest, MediaType: types.OCIManifestSchema1,
-	}
-	configDigest, configSize := sha256Of(result.Config)
-	push.Blobs = append(push.Blobs, registry.Upload{
-		Descriptor: v1.Descriptor{Digest: configDigest, Size: configSize, MediaType: types.OCIConfigJSON},
-		Open: func(_ context.Context, offset int64) (io.ReadCloser, error) {
-			return io.NopCloser(bytes.NewReader(result.Config[offset:])), nil
-		},
-	})
-	for _, link := range result.layers {
-		total += link.Size
-		push.Blobs = append(push.Blobs, e.upload(link, nil))
+	push := registry.Push{Repository: d.repository, Tags: d.tags, Manifest: result.tree()}
+	for _, m := range result.manifests() {
+		for _, blob := range m.Blobs {
+			total += blob.Size
+		}
 	}
 	push.Progress = e.transferred(id, total)
 	pushed, err := e.Registry.Push(ctx, push)
@@ -138,4 +128,16 @@ func tagList(tags []string) string {
 		return " by digest"
 	}
 	return ":" + strings.Join(tags, ", :")
+}
+
+// tree is the result as a registry takes it.
+func (r *Result) tree() registry.Manifest {
+	var all []registry.Manifest
+	for _, m := range r.manifests() {
+		all = append(all, registry.Manifest{Raw: m.Raw, MediaType: m.MediaType, Blobs: m.Blobs})
+	}
+	if r.Index == nil {
+		return all[0]
+	}
+	return registry.Manifest{Raw: r.Index, MediaType: r.Descriptor.MediaType, Manifests: all}
 }

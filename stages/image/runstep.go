@@ -26,11 +26,8 @@ func (r *stepRun) run(ctx context.Context, c *plan.Run) (layer.Layer, bool, erro
 		return layer.Layer{}, false, err
 	}
 	key := runKey(r.setting, c, network, origins(sources))
-	if made, ok, err := r.cached(key, seesSecrets(c)); err != nil || ok {
+	if made, ok, err := r.cached(ctx, key, seesSecrets(c)); err != nil || ok {
 		return made, ok, err
-	}
-	if err := r.runnable(); err != nil {
-		return layer.Layer{}, false, err
 	}
 	if err := r.running.Acquire(ctx, 1); err != nil {
 		return layer.Layer{}, false, err
@@ -56,15 +53,6 @@ func (r *stepRun) run(ctx context.Context, c *plan.Run) (layer.Layer, bool, erro
 // everybody who can read the Dockerfile may see.
 func seesSecrets(c *plan.Run) bool {
 	return slices.ContainsFunc(c.Mounts, func(m plan.Mount) bool { return m.Kind == plan.MountSecret })
-}
-
-// runnable refuses what this machine cannot run, before it fails obscurely.
-func (r *stepRun) runnable() error {
-	if have := HostPlatform(); r.stage.Platform.Architecture != have.Architecture {
-		return fmt.Errorf("this machine runs %s and can't run commands of %s: build that stage with FROM --platform=$BUILDPLATFORM and cross-compile, or build on such a machine",
-			plan.FormatPlatform(have), plan.FormatPlatform(r.stage.Platform))
-	}
-	return nil
 }
 
 func (r *stepRun) runIn(ctx context.Context, snapshot *rootfs.Snapshot, c *plan.Run, network bool, mounts *stepMounts) (layer.Layer, error) {

@@ -31,6 +31,8 @@ type stepRun struct {
 	// found in another machine's cache.
 	key  v1.Hash
 	from layerSource
+	// locked are the keys that only this step may work on.
+	locked []*sharedKey
 }
 
 func (r *stepRun) layer(ctx context.Context) (made layer.Layer, cached bool, err error) {
@@ -56,7 +58,7 @@ func (r *stepRun) explain(err error) error {
 
 func (r *stepRun) directory(ctx context.Context, d *plan.Directory) (layer.Layer, bool, error) {
 	key := directoryKey(r.setting, d)
-	if made, ok, err := r.cached(key, false); err != nil || ok {
+	if made, ok, err := r.cached(ctx, key, false); err != nil || ok {
 		return made, ok, err
 	}
 	view, err := r.view(ctx, r.chain)
@@ -126,7 +128,7 @@ func (r *stepRun) copy(ctx context.Context, c *plan.Copy) (layer.Layer, bool, er
 	}
 	defer func() { from.close() }()
 	key := copyKey(r.setting, c, from.origin)
-	if made, ok, err := r.cached(key, false); err != nil || ok {
+	if made, ok, err := r.cached(ctx, key, false); err != nil || ok {
 		return made, ok, err
 	}
 	if err := from.load(ctx); err != nil {

@@ -82,7 +82,7 @@ func ToRegistry(ctx context.Context, client *registry.Client, reference string, 
 		return registry.Pushed{}, err
 	}
 	return client.Push(ctx, registry.Push{
-		Repository: ref.Context(), Tags: []string{tag.TagStr()}, Manifest: manifest, MediaType: types.OCIManifestSchema1,
-		Blobs: append(blobs, document), Progress: content.Progress,
+		Repository: ref.Context(), Tags: []string{tag.TagStr()}, Progress: content.Progress,
+		Manifest: registry.Manifest{Raw: manifest, MediaType: types.OCIManifestSchema1, Blobs: append(blobs, document)},
 	})
 }

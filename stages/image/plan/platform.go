@@ -4,46 +4,49 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// ParsePlatform reads "os/architecture[/variant]"; an architecture alone means linux.
+// ParsePlatform reads "os/architecture[/variant]" and gives it its usual
+// spelling; an architecture alone means linux, "local" the machine's own.
 func ParsePlatform(text string) (ocispec.Platform, error) {
-	parts := strings.Split(strings.ToLower(strings.TrimSpace(text)), "/")
-	if len(parts) == 1 {
-		parts = append([]string{"linux"}, parts...)
+	text = strings.TrimSpace(text)
+	if text == "local" {
+		return platforms.Normalize(platforms.DefaultSpec()), nil
 	}
-	if len(parts) > 3 || parts[0] == "" || parts[1] == "" {
-		return ocispec.Platform{}, fmt.Errorf("platform %q: want os/architecture, such as linux/amd64", text)
+	if text != "" && text != "linux" && !strings.Contains(text, "/") {
+		text = "linux/" + text
 	}
-	p := ocispec.Platform{OS: parts[0], Architecture: parts[1]}
-	if len(parts) == 3 {
-		p.Variant = parts[2]
+	p, err := platforms.Parse(text)
+	if err != nil {
+		return ocispec.Platform{}, fmt.Errorf("platform %q: want os/architecture[/variant], such as linux/amd64 or linux/arm/v7: %w", text, err)
 	}
-	switch p.Architecture {
-	case "x86_64", "x86-64":
-		p.Architecture = "amd64"
-	case "aarch64":
-		p.Architecture = "arm64"
-	case "i386":
-		p.Architecture = "386"
-	case "armhf":
-		p.Architecture, p.Variant = "arm", "v7"
+	return platforms.Normalize(p), nil
+}
+
+// ParsePlatforms reads lists of platforms separated by commas. One that is
+// named twice counts once.
+func ParsePlatforms(texts []string) ([]ocispec.Platform, error) {
+	var all []ocispec.Platform
+	seen := map[string]bool{}
+	for _, text := range texts {
+		for _, one := range strings.Split(text, ",") {
+			p, err := ParsePlatform(one)
+			if err != nil {
+				return nil, err
+			}
+			if name := FormatPlatform(p); !seen[name] {
+				seen[name] = true
+				all = append(all, p)
+			}
+		}
 	}
-	if p.Architecture == "arm64" && p.Variant == "v8" {
-		p.Variant = "" // the default, which nobody spells out
-	}
-	return p, nil
+	return all, nil
 }
 
 // FormatPlatform is the inverse of ParsePlatform.
-func FormatPlatform(p ocispec.Platform) string {
-	text := p.OS + "/" + p.Architecture
-	if p.Variant != "" {
-		text += "/" + p.Variant
-	}
-	return text
-}
+func FormatPlatform(p ocispec.Platform) string { return platforms.Format(p) }
 
 // platformArgs are the automatic arguments.
 func platformArgs(build, target ocispec.Platform, stage string) [][2]string {

@@ -11,10 +11,12 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/containerd/platforms"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // maxDocument bounds manifests and configurations, in bytes.
@@ -191,30 +193,37 @@ func (c *Client) fromIndex(ctx context.Context, ref name.Reference, raw []byte, 
 	if err != nil {
 		return nil, fmt.Errorf("index of image %s: %w", ref, err)
 	}
+	if d := pick(index.Manifests, platform); d != nil {
+		return c.resolve(ctx, ref.Context().Digest(d.Digest.String()), platform, documents, patient)
+	}
 	var has []string
 	for _, d := range index.Manifests {
-		if d.Platform == nil || d.Platform.OS == "unknown" {
-			continue
+		if d.Platform != nil && d.Platform.OS != "unknown" {
+			has = append(has, printable(d.Platform.String()))
 		}
-		if matches(*d.Platform, platform) {
-			return c.resolve(ctx, ref.Context().Digest(d.Digest.String()), platform, documents, patient)
-		}
-		has = append(has, printable(d.Platform.String()))
 	}
 	return nil, &permanentError{fmt.Errorf("image %s has no %s: it has %s", ref, platform.String(), strings.Join(has, ", "))}
 }
 
-func matches(have, want v1.Platform) bool {
-	if have.OS != want.OS || have.Architecture != want.Architecture {
-		return false
-	}
-	variant := func(p v1.Platform) string {
-		if p.Architecture == "arm64" && p.Variant == "" {
-			return "v8"
+// pick gives what suits a platform best: its own, or one that it runs, such as
+// linux/arm/v6 on linux/arm/v7; nil if there is none.
+func pick(manifests []v1.Descriptor, want v1.Platform) *v1.Descriptor {
+	suits := platforms.Only(specPlatform(want))
+	var best *v1.Descriptor
+	for i := range manifests {
+		d := &manifests[i]
+		if d.Platform == nil || !suits.Match(specPlatform(*d.Platform)) {
+			continue
 		}
-		return p.Variant
+		if best == nil || suits.Less(specPlatform(*d.Platform), specPlatform(*best.Platform)) {
+			best = d
+		}
 	}
-	return want.Variant == "" || variant(have) == variant(want)
+	return best
+}
+
+func specPlatform(p v1.Platform) ocispec.Platform {
+	return platforms.Normalize(ocispec.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant, OSVersion: p.OSVersion, OSFeatures: p.OSFeatures})
 }
 
 var acceptManifests = strings.Join([]string{

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -30,15 +31,22 @@ type Upload struct {
 	Found name.Repository
 }
 
-// Push is an image to push.
-type Push struct {
-	Repository name.Repository
-	// Tags are set to the image; without any it is pushed by digest alone.
-	Tags      []string
-	Manifest  []byte
+// Manifest is a manifest with what it refers to.
+type Manifest struct {
+	Raw       []byte
 	MediaType types.MediaType
 	// Blobs are the configuration and the layers.
 	Blobs []Upload
+	// Manifests are those of an index.
+	Manifests []Manifest
+}
+
+// Push is an image or an index to push.
+type Push struct {
+	Repository name.Repository
+	// Tags are set to the manifest; without any it is pushed by digest alone.
+	Tags []string
+	Manifest
 	// Progress is told what happens to a blob: how many bytes went up since the
 	// last call; nil is fine. It is called by several goroutines.
 	Progress func(digest v1.Hash, bytes int64)
@@ -53,30 +61,13 @@ type Pushed struct {
 	Bytes int64
 }
 
-// Push puts an image into a repository, with the least that has to be sent.
+// Push puts an image or an index into a repository, with the least that has to
+// be sent: blobs go first, then the manifests that need them.
 func (c *Client) Push(ctx context.Context, push Push) (Pushed, error) {
-	digest, _, err := v1.SHA256(bytes.NewReader(push.Manifest))
-	if err != nil {
-		return Pushed{}, err
-	}
-	p := &pusher{client: c, push: push, digest: digest}
-	targets := push.Tags
-	if len(targets) == 0 {
-		targets = []string{digest.String()}
-	}
-	missing, err := p.missing(ctx, targets)
+	p := &pusher{client: c, push: push}
+	digest, err := p.manifest(ctx, &push.Manifest, push.Tags)
 	if err != nil {
 		return Pushed{}, fmt.Errorf("push to %s: %w", push.Repository, err)
-	}
-	if len(missing) > 0 {
-		if err := p.blobs(ctx); err != nil {
-			return Pushed{}, fmt.Errorf("push to %s: %w", push.Repository, err)
-		}
-	}
-	for _, target := range missing {
-		if err := c.do(ctx, func() error { return p.putManifest(ctx, target) }); err != nil {
-			return Pushed{}, fmt.Errorf("push to %s: %w", push.Repository, err)
-		}
 	}
 	return Pushed{
 		Digest: digest, Uploaded: p.uploaded.Load(), Mounted: p.mounted.Load(), Present: p.present.Load(), Bytes: p.bytes.Load(),
@@ -86,20 +77,65 @@ func (c *Client) Push(ctx context.Context, push Push) (Pushed, error) {
 type pusher struct {
 	client                     *Client
 	push                       Push
-	digest                     v1.Hash
 	uploaded, mounted, present atomic.Int64
 	bytes                      atomic.Int64
+	// sent are the blobs that were dealt with: images of an index share some.
+	sent sync.Map
+}
+
+// manifest puts a manifest under its tags, or else its digest, after what it
+// refers to. What is there is left as it is.
+func (p *pusher) manifest(ctx context.Context, m *Manifest, tags []string) (v1.Hash, error) {
+	digest, _, err := v1.SHA256(bytes.NewReader(m.Raw))
+	if err != nil {
+		return digest, err
+	}
+	targets := tags
+	if len(targets) == 0 {
+		targets = []string{digest.String()}
+	}
+	missing, err := p.missing(ctx, digest, targets)
+	if err != nil || len(missing) == 0 {
+		return digest, err
+	}
+	if err := p.blobs(ctx, m.Blobs); err != nil {
+		return digest, err
+	}
+	group, below := errgroup.WithContext(ctx)
+	group.SetLimit(uploads)
+	for i := range m.Manifests {
+		group.Go(func() error {
+			_, err := p.manifest(below, &m.Manifests[i], nil)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return digest, err
+	}
+	for _, target := range missing {
+		if err := p.client.do(ctx, func() error { return p.putManifest(ctx, m, digest, target) }); err != nil {
+			return digest, err
+		}
+	}
+	return digest, nil
 }
 
 func (p *pusher) session(ctx context.Context) (*session, error) {
 	var mounts []name.Repository
 	seen := map[string]bool{p.push.Repository.Name(): true}
-	for _, blob := range p.push.Blobs {
-		if p.mountable(blob) && !seen[blob.Found.Name()] {
-			seen[blob.Found.Name()] = true
-			mounts = append(mounts, blob.Found)
+	var visit func(m *Manifest)
+	visit = func(m *Manifest) {
+		for _, blob := range m.Blobs {
+			if p.mountable(blob) && !seen[blob.Found.Name()] {
+				seen[blob.Found.Name()] = true
+				mounts = append(mounts, blob.Found)
+			}
+		}
+		for i := range m.Manifests {
+			visit(&m.Manifests[i])
 		}
 	}
+	visit(&p.push.Manifest)
 	return p.client.pusher(ctx, p.push.Repository, mounts)
 }
 
@@ -107,8 +143,8 @@ func (p *pusher) mountable(blob Upload) bool {
 	return blob.Found.RepositoryStr() != "" && blob.Found.RegistryStr() == p.push.Repository.RegistryStr()
 }
 
-// missing gives the tags that do not mean this image yet.
-func (p *pusher) missing(ctx context.Context, targets []string) ([]string, error) {
+// missing gives the tags that do not mean this manifest yet.
+func (p *pusher) missing(ctx context.Context, digest v1.Hash, targets []string) ([]string, error) {
 	var missing []string
 	for _, target := range targets {
 		err := p.client.do(ctx, func() error {
@@ -117,7 +153,7 @@ func (p *pusher) missing(ctx context.Context, targets []string) ([]string, error
 				return err
 			}
 			found, err := s.head(ctx, target, p.client)
-			if NotFound(err) || (err == nil && found != p.digest) {
+			if NotFound(err) || (err == nil && found != digest) {
 				missing = append(missing, target)
 				return nil
 			}
@@ -130,23 +166,33 @@ func (p *pusher) missing(ctx context.Context, targets []string) ([]string, error
 	return missing, nil
 }
 
-func (p *pusher) blobs(ctx context.Context) error {
+func (p *pusher) blobs(ctx context.Context, blobs []Upload) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(uploads)
-	seen := map[v1.Hash]bool{}
-	for _, blob := range p.push.Blobs {
-		if seen[blob.Digest] {
-			continue
-		}
-		seen[blob.Digest] = true
+	for _, blob := range blobs {
 		group.Go(func() error {
-			if err := p.blob(ctx, blob); err != nil {
-				return fmt.Errorf("blob %s: %w", blob.Digest, err)
-			}
-			return nil
+			// Of several manifests with the blob the first sends it, the others wait.
+			once, _ := p.sent.LoadOrStore(blob.Digest, &sending{})
+			return once.(*sending).do(func() error {
+				if err := p.blob(ctx, blob); err != nil {
+					return fmt.Errorf("blob %s: %w", blob.Digest, err)
+				}
+				return nil
+			})
 		})
 	}
 	return group.Wait()
+}
+
+// sending is a blob that is being sent for all manifests that have it.
+type sending struct {
+	once sync.Once
+	err  error
+}
+
+func (s *sending) do(send func() error) error {
+	s.once.Do(func() { s.err = send() })
+	return s.err
 }
 
 // transfer is one blob on its way up.
@@ -375,16 +421,16 @@ func (t *transfer) request(ctx context.Context, s *session, method, at string, b
 	return s.client.Do(request)
 }
 
-func (p *pusher) putManifest(ctx context.Context, target string) error {
+func (p *pusher) putManifest(ctx context.Context, m *Manifest, digest v1.Hash, target string) error {
 	s, err := p.session(ctx)
 	if err != nil {
 		return err
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPut, s.url("manifests/%s", target), bytes.NewReader(p.push.Manifest))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPut, s.url("manifests/%s", target), bytes.NewReader(m.Raw))
 	if err != nil {
 		return &permanentError{err}
 	}
-	request.Header.Set("Content-Type", string(p.push.MediaType))
+	request.Header.Set("Content-Type", string(m.MediaType))
 	response, err := s.client.Do(request)
 	if err != nil {
 		return err
@@ -393,8 +439,8 @@ func (p *pusher) putManifest(ctx context.Context, target string) error {
 	if response.StatusCode != http.StatusCreated && response.StatusCode != http.StatusOK && response.StatusCode != http.StatusAccepted {
 		return statusError(response, p.client.options.Retry.Now())
 	}
-	if got := response.Header.Get("Docker-Content-Digest"); got != "" && got != p.digest.String() {
-		return &permanentError{fmt.Errorf("the registry stored the manifest as %s instead of %s", printable(got), p.digest)}
+	if got := response.Header.Get("Docker-Content-Digest"); got != "" && got != digest.String() {
+		return &permanentError{fmt.Errorf("the registry stored the manifest as %s instead of %s", printable(got), digest)}
 	}
 	return nil
 }

@@ -126,8 +126,8 @@ func pushOf(t testing.TB, c *Client, reference string, content []byte) Push {
 	manifest := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,"digest":%q,"size":%d},"layers":[{"mediaType":%q,"digest":%q,"size":%d}]}`,
 		types.OCIManifestSchema1, types.OCIConfigJSON, config.Digest, config.Size, types.OCIUncompressedLayer, layer.Digest, layer.Size)
 	return Push{
-		Repository: ref.Context(), Tags: []string{ref.Identifier()}, Manifest: []byte(manifest), MediaType: types.OCIManifestSchema1,
-		Blobs: []Upload{config, layer},
+		Repository: ref.Context(), Tags: []string{ref.Identifier()},
+		Manifest: Manifest{Raw: []byte(manifest), MediaType: types.OCIManifestSchema1, Blobs: []Upload{config, layer}},
 	}
 }
 
