@@ -82,8 +82,9 @@ type Limits struct {
 	Stages int `yaml:"stages,omitempty"` // 0 means DefaultStages
 	// KeepRuns is how many finished runs stay in the journal; 0 means DefaultKeepRuns.
 	KeepRuns int `yaml:"keep-runs,omitempty"`
-	// CacheBytes bounds unpacked image layers, and again the caches of run
-	// stages; 0 means DefaultCacheBytes. It is looked at every hour.
+	// CacheBytes bounds what builds keep (layers, unpacked ones too, and cache
+	// mounts) at every moment, and again the caches of run stages, which are
+	// looked at every hour; 0 means DefaultCacheBytes.
 	CacheBytes int64 `yaml:"cache-bytes,omitempty"`
 }
 

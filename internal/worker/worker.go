@@ -52,15 +52,16 @@ type Worker struct {
 func New(ctx context.Context, o Options) (*Worker, error) {
 	dir := o.Settings.Data
 	client := registry.New(registry.Options{Default: o.Settings.Registry.Push, Mirrors: o.Settings.Registry.Mirrors})
-	layers, err := store.Open(filepath.Join(dir, "build"), store.Options{})
+	unpacked, runtime, noContainers := containers(ctx, o)
+	roots := func() (*rootfs.Store, error) { return unpacked, noContainers }
+	layers, err := store.Open(filepath.Join(dir, "build"), store.Options{MaxBytes: o.Settings.Limits.CacheBytes, Neighbour: image.Unpacked(roots)})
 	if err != nil {
 		return nil, err
 	}
-	unpacked, runtime, noContainers := containers(ctx, o)
 	builder := &image.Builder{
 		Store:    layers,
 		Registry: client,
-		Rootfs:   func() (*rootfs.Store, error) { return unpacked, noContainers },
+		Rootfs:   roots,
 		Runner: func(context.Context) (image.Runner, error) {
 			if noContainers != nil {
 				return nil, noContainers

@@ -9,6 +9,7 @@ import (
 	"github.com/tidegate-ci/tidegate/pipeline"
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
 	"github.com/tidegate-ci/tidegate/stages/image/registry"
+	"github.com/tidegate-ci/tidegate/stages/image/store"
 	"github.com/tidegate-ci/tidegate/stages/sandbox"
 )
 
@@ -58,10 +59,11 @@ func classify(err error) error {
 	var dockerfile *plan.Error
 	var exit *sandbox.ExitError
 	var step *StepError
+	var full *store.FullError
 	switch {
 	case registryFailed(err):
 		return &pipeline.Error{Cause: pipeline.CauseInfrastructure, Err: err}
-	case errors.As(err, &exit):
+	case errors.As(err, &exit), errors.As(err, &full):
 		return failed(err)
 	case errors.As(err, &dockerfile):
 		return invalid(err)

@@ -15,6 +15,10 @@ import (
 // looked for, and the store of root filesystems opened, only when a build has
 // a RUN.
 func NewLocal(dir string, client *registry.Client, options store.Options) (*Builder, error) {
+	unpacked := sync.OnceValues(func() (*rootfs.Store, error) { return rootfs.Open(filepath.Join(dir, "rootfs")) })
+	if options.Neighbour == nil {
+		options.Neighbour = Unpacked(unpacked)
+	}
 	layers, err := store.Open(filepath.Join(dir, "build"), options)
 	if err != nil {
 		return nil, err
@@ -24,7 +28,7 @@ func NewLocal(dir string, client *registry.Client, options store.Options) (*Buil
 	return &Builder{
 		Store:    layers,
 		Registry: client,
-		Rootfs:   sync.OnceValues(func() (*rootfs.Store, error) { return rootfs.Open(filepath.Join(dir, "rootfs")) }),
+		Rootfs:   unpacked,
 		Runner: func(ctx context.Context) (Runner, error) {
 			mu.Lock()
 			defer mu.Unlock()

@@ -25,11 +25,29 @@ func (e *execution) mount(ctx context.Context, chain []chainLink) (*rootfs.Snaps
 		// One stage at a time: a second that waits inside Ensure would wait until
 		// the first no longer has the layer mounted.
 		_, err := e.ensured.do(link.DiffID, func() (struct{}, error) {
-			return struct{}{}, unpacked.Ensure(ctx, link.DiffID, func() (io.ReadCloser, error) { return e.unpacked(ctx, link) })
+			return struct{}{}, e.unpack(ctx, unpacked, link)
 		})
 		if err != nil {
 			return nil, err
 		}
 	}
 	return unpacked.Mount(ctx, ids)
+}
+
+// unpack makes room for a layer as it is unpacked. Kept, it counts as the
+// neighbour's.
+func (e *execution) unpack(ctx context.Context, unpacked *rootfs.Store, link chainLink) error {
+	var taken int64
+	err := unpacked.EnsureWithin(ctx, link.DiffID, func() (io.ReadCloser, error) { return e.unpacked(ctx, link) }, func(n int64) error {
+		if err := e.session.Take(n); err != nil {
+			return err
+		}
+		taken += n
+		return nil
+	})
+	if err != nil {
+		e.session.Give(taken)
+		return err
+	}
+	return e.session.Kept(taken)
 }

@@ -65,6 +65,8 @@ func escapePattern(name string) string {
 type stepMounts struct {
 	binds []sandbox.Mount
 	env   []string
+	// caches are those of the cache mounts.
+	caches []*store.Cache
 	// undo lets go of them, last first.
 	undo []func()
 }
@@ -133,11 +135,12 @@ func (r *stepRun) cacheMount(ctx context.Context, mounts *stepMounts, m *plan.Mo
 	if m.Mode != nil {
 		owner.Mode = os.FileMode(*m.Mode).Perm()
 	}
-	cache, err := r.Store.Cache(ctx, r.request.Scope, m.CacheID, store.Sharing(m.Sharing), owner)
+	cache, err := r.session.Cache(ctx, r.request.Scope, m.CacheID, store.Sharing(m.Sharing), owner)
 	if err != nil {
 		return err
 	}
 	mounts.undo = append(mounts.undo, cache.Release)
+	mounts.caches = append(mounts.caches, cache)
 	source := cache.Path
 	if m.Source != "/" {
 		// A command may have put links into the cache: they lead nowhere outside it.
@@ -264,6 +267,8 @@ func (r *stepRun) contextMount(ctx context.Context, mounts *stepMounts, m *plan.
 	}
 	defer root.Close()
 	at := dir
+	var taken int64
+	mounts.undo = append(mounts.undo, func() { r.session.Give(taken) })
 	for i := range source.items {
 		item := &source.items[i]
 		if err := ctx.Err(); err != nil {
@@ -275,6 +280,10 @@ func (r *stepRun) contextMount(ctx context.Context, mounts *stepMounts, m *plan.
 		if item.Top {
 			at = filepath.Join(dir, item.Target)
 		}
+		if err := r.session.Take(item.Size); err != nil {
+			return err
+		}
+		taken += item.Size
 		if err := copyOut(root, source.tree, item); err != nil {
 			return fmt.Errorf("show %q: %w", item.Path, err)
 		}

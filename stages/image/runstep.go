@@ -69,16 +69,20 @@ func (r *stepRun) runIn(ctx context.Context, snapshot *rootfs.Snapshot, c *plan.
 			env[name] = value
 		}
 	}
-	err = runner.Run(ctx, snapshot.Root, sandbox.Command{
-		Args: c.Args, Dir: c.Dir, Env: env, Stdout: stdout, Stderr: stderr,
-		Mounts: mounts.binds, User: c.User, HostNetwork: network,
-	}, r.Limits)
+	grown := &growth{session: r.session, upper: snapshot.Upper, caches: mounts.caches}
+	err = grown.during(ctx, r.now, func(ctx context.Context) error {
+		return runner.Run(ctx, snapshot.Root, sandbox.Command{
+			Args: c.Args, Dir: c.Dir, Env: env, Stdout: stdout, Stderr: stderr,
+			Mounts: mounts.binds, User: c.User, HostNetwork: network,
+		}, r.Limits)
+	})
 	stdout.Close()
 	stderr.Close()
 	if err != nil {
-		return layer.Layer{}, r.commandError(err, c, network)
+		return layer.Layer{}, errors.Join(r.commandError(err, c, network), grown.end(false))
 	}
-	return r.difference(ctx, snapshot)
+	made, err := r.difference(ctx, snapshot)
+	return made, errors.Join(err, grown.end(err == nil && !made.Empty))
 }
 
 // commandError words the end of a command, and says what often lies behind it.

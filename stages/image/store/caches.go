@@ -36,16 +36,60 @@ type Cache struct {
 	// Path is the directory.
 	Path string
 	lock *os.File
+	// session measures the directory when it is released; nil measures nothing.
+	session *Session
+	// known is what the directory was last counted with, taken what the session
+	// took for its growth since.
+	known, taken int64
 }
 
-// Release lets others have the directory.
-func (c *Cache) Release() { _ = c.lock.Close() } // closing unlocks
+// Charge takes room for what has been written to the directory by now. The
+// error is a *FullError when there is none.
+func (c *Cache) Charge(ctx context.Context) error {
+	now, err := DiskUse(ctx, c.Path)
+	if err != nil {
+		return err
+	}
+	grown := now - c.known - c.taken
+	if grown <= 0 || c.session == nil {
+		return nil
+	}
+	if err := c.session.Take(grown); err != nil {
+		return err
+	}
+	c.taken += grown
+	return nil
+}
+
+// Release lets others have the directory. What it holds is measured before the
+// session ends.
+func (c *Cache) Release() {
+	if c.session == nil {
+		_ = c.lock.Close() // closing unlocks
+		return
+	}
+	c.session.measuring.Go(func() {
+		// A directory that could not be measured is measured when room is needed.
+		_ = c.session.store.measureMount(context.Background(), c.Path)
+		_ = c.session.Kept(c.taken) // counted twice until the session ends, at worst
+		_ = c.lock.Close()          // closing unlocks
+	})
+}
 
 // maxPrivate bounds how many private directories one cache can have.
 const maxPrivate = 64
 
 // Cache takes the directory kept under scope and id; different scopes never
 // share one. It waits if need be, until ctx ends.
+func (session *Session) Cache(ctx context.Context, scope, id string, sharing Sharing, owner CacheOwner) (*Cache, error) {
+	cache, err := session.store.Cache(ctx, scope, id, sharing, owner)
+	if err == nil {
+		cache.session = session
+	}
+	return cache, err
+}
+
+// Cache is Session.Cache for who writes nothing to it.
 func (s *Store) Cache(ctx context.Context, scope, id string, sharing Sharing, owner CacheOwner) (*Cache, error) {
 	hash := sha256.New()
 	fmt.Fprintf(hash, "%d:%s%d:%s", len(scope), scope, len(id), id)
@@ -55,21 +99,21 @@ func (s *Store) Cache(ctx context.Context, scope, id string, sharing Sharing, ow
 		if sharing == Locked {
 			how = unix.LOCK_EX
 		}
-		return s.cache(ctx, name, owner, how, true)
+		return s.cache(ctx, mountRecord{Scope: scope, ID: id}, name, owner, how, true)
 	}
 	for n := range maxPrivate {
 		instance := name
 		if n > 0 {
 			instance += "-" + strconv.Itoa(n)
 		}
-		if cache, err := s.cache(ctx, instance, owner, unix.LOCK_EX, false); err == nil {
+		if cache, err := s.cache(ctx, mountRecord{Scope: scope, ID: id}, instance, owner, unix.LOCK_EX, false); err == nil {
 			return cache, nil
 		}
 	}
-	return s.cache(ctx, name, owner, unix.LOCK_EX, true)
+	return s.cache(ctx, mountRecord{Scope: scope, ID: id}, name, owner, unix.LOCK_EX, true)
 }
 
-func (s *Store) cache(ctx context.Context, name string, owner CacheOwner, how int, wait bool) (*Cache, error) {
+func (s *Store) cache(ctx context.Context, record mountRecord, name string, owner CacheOwner, how int, wait bool) (*Cache, error) {
 	dir := filepath.Join(s.dir, cachesDir, name)
 	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -87,10 +131,20 @@ func (s *Store) cache(ctx context.Context, name string, owner CacheOwner, how in
 	if err != nil {
 		return fail(err)
 	}
+	// Whoever evicted it meanwhile has removed the lock's name too: a lock on a
+	// file without a name excludes nobody.
+	if named, err := os.Stat(lock.Name()); err != nil || !sameFile(named, lock) {
+		_ = lock.Close() // excludes nobody
+		return s.cache(ctx, record, name, owner, how, wait)
+	}
 	if err := s.makeCache(ctx, dir, owner); err != nil {
 		return fail(err)
 	}
-	return &Cache{Path: dir, lock: lock}, nil
+	known, err := s.usedMount(dir, record)
+	if err != nil {
+		return fail(err)
+	}
+	return &Cache{Path: dir, lock: lock, known: known}, nil
 }
 
 // makeCache makes the directory unless it is there. Whoever shares the cache may

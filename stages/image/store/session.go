@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -23,8 +21,12 @@ type Session struct {
 	lock  *os.File
 
 	mu sync.Mutex
-	// room is how many bytes may be written before the store is measured again.
-	room int64
+	// granted is the room this session was given and has not turned into kept
+	// files, free the part of it that nothing was written to.
+	granted, free int64
+	grantedFile   *os.File
+	// measuring are the cache mounts being measured.
+	measuring sync.WaitGroup
 }
 
 const lockName = "lock"
@@ -45,24 +47,47 @@ func begin(ctx context.Context, s *Store) (*Session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open build cache: %w", err)
 	}
+	session := &Session{store: s, dir: dir, lock: lock}
+	fail := func(err error) (*Session, error) {
+		_ = lock.Close() // the first error matters more
+		return nil, fmt.Errorf("open build cache: %w", err)
+	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = lock.Close() // the lock error matters more
-		return nil, fmt.Errorf("lock build cache: %w", err)
+		return fail(err)
+	}
+	if session.grantedFile, err = os.OpenFile(filepath.Join(dir, grantedName), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
+		return fail(err)
 	}
 	s.touch(lock.Name())
-	return &Session{store: s, dir: dir, lock: lock}, nil
+	return session, nil
 }
 
-// Dir is a scratch directory of the session.
+// sessionAlive tells when a session began and whether its process lives.
+func sessionAlive(dir string) (time.Time, bool) {
+	lock, err := os.Open(filepath.Join(dir, lockName))
+	if err != nil {
+		return time.Time{}, false
+	}
+	defer lock.Close()
+	info, err := lock.Stat()
+	if err != nil || unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		return time.Time{}, false
+	}
+	return info.ModTime(), true
+}
+
+// Dir is a scratch directory of the session. What is written there has to be
+// taken first.
 func (session *Session) Dir() string { return session.dir }
 
 // End lets go of all that the session held and removes its temporary files.
 func (session *Session) End() error {
+	session.measuring.Wait()
 	err := os.RemoveAll(session.dir)
-	return errors.Join(err, session.lock.Close())
+	return errors.Join(err, session.grantedFile.Close(), session.lock.Close())
 }
 
-// exclusive takes the lock under which files are evicted.
+// exclusive takes the lock under which room is given and files are evicted.
 func (s *Store) exclusive(ctx context.Context) (func(), error) {
 	lock, err := os.OpenFile(filepath.Join(s.dir, lockName), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -91,105 +116,4 @@ func lockFile(ctx context.Context, file *os.File, how int) error {
 		case <-time.After(lockPoll):
 		}
 	}
-}
-
-// measureShare is the part of the cap after which the store is measured again.
-const measureShare = 64
-
-// reserve makes room for size bytes: it evicts what was used least recently.
-func (session *Session) reserve(size int64) error {
-	session.mu.Lock()
-	defer session.mu.Unlock()
-	session.room -= size
-	if session.room >= 0 {
-		return nil
-	}
-	step := max(session.store.maxBytes/measureShare, 1)
-	if err := session.store.evict(context.Background(), size+step); err != nil {
-		return err
-	}
-	session.room = step
-	return nil
-}
-
-// Evict brings the store under its cap and removes what dead builds left.
-func (s *Store) Evict(ctx context.Context) error { return s.evict(ctx, 0) }
-
-type stored struct {
-	path string
-	size int64
-	used time.Time
-}
-
-func (s *Store) evict(ctx context.Context, wanted int64) error {
-	unlock, err := s.exclusive(ctx)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	oldest, err := s.sweepSessions()
-	if err != nil {
-		return err
-	}
-	var files []stored
-	var total int64
-	for _, sub := range []string{blobsDir, recordsDir} {
-		entries, err := os.ReadDir(filepath.Join(s.dir, sub))
-		if err != nil {
-			return fmt.Errorf("measure build cache: %w", err)
-		}
-		for _, entry := range entries {
-			info, err := entry.Info()
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-			if err != nil {
-				return fmt.Errorf("measure build cache: %w", err)
-			}
-			total += info.Size()
-			files = append(files, stored{filepath.Join(s.dir, sub, entry.Name()), info.Size(), info.ModTime()})
-		}
-	}
-	slices.SortFunc(files, func(a, b stored) int { return a.used.Compare(b.used) })
-	for _, file := range files {
-		if total+wanted <= s.maxBytes {
-			return nil
-		}
-		if !file.used.Before(oldest) {
-			break // in use, and so is all that follows
-		}
-		if err := os.Remove(file.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("evict from build cache: %w", err)
-		}
-		total -= file.size
-	}
-	return nil
-}
-
-// sweepSessions removes the sessions of dead processes and tells when the
-// oldest living one began; now if there is none.
-func (s *Store) sweepSessions() (time.Time, error) {
-	oldest := s.now()
-	entries, err := os.ReadDir(filepath.Join(s.dir, sessionsDir))
-	if err != nil {
-		return oldest, fmt.Errorf("read build cache: %w", err)
-	}
-	for _, entry := range entries {
-		dir := filepath.Join(s.dir, sessionsDir, entry.Name())
-		lock, err := os.Open(filepath.Join(dir, lockName))
-		alive := false
-		if err == nil {
-			alive = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
-			if info, err := lock.Stat(); alive && err == nil && info.ModTime().Before(oldest) {
-				oldest = info.ModTime()
-			}
-			_ = lock.Close() // only looked at
-		}
-		if !alive {
-			if err := os.RemoveAll(dir); err != nil {
-				return oldest, fmt.Errorf("clean build cache: %w", err)
-			}
-		}
-	}
-	return oldest, nil
 }

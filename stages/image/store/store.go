@@ -18,7 +18,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// DefaultMaxBytes bounds the blobs and records of a store that sets no bound.
+// DefaultMaxBytes bounds a store that sets no bound.
 const DefaultMaxBytes = 20 << 30
 
 // maxRecord bounds a record read back, in bytes; tables of contents are the largest.
@@ -29,19 +29,24 @@ type Store struct {
 	dir      string
 	maxBytes int64
 	now      func() time.Time
+	// neighbour is under the same cap; may be nil.
+	neighbour Neighbour
 }
 
 // Options tune a store. The zero value is good.
 type Options struct {
-	// MaxBytes is the cap on blobs and records together; 0 means DefaultMaxBytes.
+	// MaxBytes is the cap on all that is kept and being written; 0 means
+	// DefaultMaxBytes.
 	MaxBytes int64
+	// Neighbour is kept elsewhere under the same cap; nil is nothing.
+	Neighbour Neighbour
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
 
 // Open uses dir, which is made if it does not exist.
 func Open(dir string, options Options) (*Store, error) {
-	s := &Store{dir: dir, maxBytes: options.MaxBytes, now: options.Now}
+	s := &Store{dir: dir, maxBytes: options.MaxBytes, now: options.Now, neighbour: options.Neighbour}
 	if s.maxBytes <= 0 {
 		s.maxBytes = DefaultMaxBytes
 	}
@@ -142,7 +147,7 @@ func (session *Session) place(path string, data []byte) error {
 	}
 	defer file.Discard()
 	if _, err := file.Write(data); err != nil {
-		return fmt.Errorf("write build cache: %w", err)
+		return err
 	}
 	return file.place(path)
 }
@@ -160,7 +165,34 @@ func (session *Session) Temporary() (*Temporary, error) {
 type Temporary struct {
 	*os.File
 	session *Session
-	kept    bool
+	// taken are bytes that the session took for the file.
+	taken int64
+	kept  bool
+}
+
+// Write takes room before it writes. The error is a *FullError when there is none.
+func (t *Temporary) Write(p []byte) (int, error) {
+	if err := t.take(int64(len(p))); err != nil {
+		return 0, err
+	}
+	n, err := t.File.Write(p)
+	if err != nil {
+		err = fmt.Errorf("write build cache: %w", err)
+	}
+	return n, err
+}
+
+// ReadFrom copies by Write.
+func (t *Temporary) ReadFrom(from io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{t}, from)
+}
+
+func (t *Temporary) take(n int64) error {
+	if err := t.session.Take(n); err != nil {
+		return err
+	}
+	t.taken += n
+	return nil
 }
 
 // Keep makes the file the blob of that digest, which the caller has computed
@@ -177,8 +209,10 @@ func (t *Temporary) place(path string) error {
 	if err := t.Close(); err != nil {
 		return fmt.Errorf("write build cache: %w", err)
 	}
-	if err := t.session.reserve(info.Size()); err != nil {
-		return err
+	if missing := info.Size() - t.taken; missing > 0 {
+		if err := t.take(missing); err != nil {
+			return err
+		}
 	}
 	t.session.store.touch(t.Name())
 	// No fsync: after a power cut a file may be short or empty, which the size
@@ -187,14 +221,17 @@ func (t *Temporary) place(path string) error {
 		return fmt.Errorf("write build cache: %w", err)
 	}
 	t.kept = true
-	return nil
+	t.session.Give(t.taken - info.Size())
+	return t.session.Kept(info.Size())
 }
 
 // Discard removes the file unless it was kept.
 func (t *Temporary) Discard() {
 	if !t.kept {
-		_ = t.Close()           // may be closed already
-		_ = os.Remove(t.Name()) // the session's end removes it otherwise
+		_ = t.Close()                   // may be closed already
+		if os.Remove(t.Name()) == nil { // the session's end removes it otherwise
+			t.session.Give(t.taken)
+		}
 	}
 }
 

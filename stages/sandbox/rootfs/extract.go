@@ -36,7 +36,7 @@ func extract(from io.Reader, dir string, limits Limits) (record, error) {
 		return record{}, err
 	}
 	defer t.close()
-	x := &extraction{tree: t, buffer: make([]byte, 256<<10), left: limits.Bytes}
+	x := &extraction{tree: t, buffer: make([]byte, 256<<10), left: limits.Bytes, take: limits.take}
 	t.implied[""] = struct{}{}
 
 	archive := tar.NewReader(from)
@@ -74,6 +74,7 @@ type extraction struct {
 	buffer []byte
 	bytes  int64
 	left   int64
+	take   func(bytes int64) error // may be nil
 	// directories get their times at the end: writing into one changes them.
 	directories []directoryTime
 }
@@ -92,7 +93,9 @@ func (x *extraction) entry(header *tar.Header, content io.Reader) error {
 	if err != nil {
 		return err
 	}
-	x.bytes += blockSize
+	if err := x.grow(blockSize); err != nil {
+		return err
+	}
 	if name == "" {
 		return x.top(header)
 	}
@@ -117,6 +120,15 @@ func (x *extraction) entry(header *tar.Header, content io.Reader) error {
 		return x.describe(parent, parentName, base, header)
 	}
 	return setMetadata(parent, base, header)
+}
+
+// grow counts what is about to be written.
+func (x *extraction) grow(bytes int64) error {
+	x.bytes += bytes
+	if x.take == nil {
+		return nil
+	}
+	return x.take(bytes)
 }
 
 // top applies an entry for the root directory itself.
@@ -216,7 +228,9 @@ func (x *extraction) file(parent int, base string, header *tar.Header, content i
 		return errors.New("the layer's files are larger than the store's limit for one layer")
 	}
 	x.left -= header.Size
-	x.bytes += (header.Size + blockSize - 1) / blockSize * blockSize
+	if err := x.grow((header.Size + blockSize - 1) / blockSize * blockSize); err != nil {
+		return err
+	}
 	fd, err := unix.Openat(parent, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err

@@ -30,7 +30,7 @@ func (s *Store) Prune(ctx context.Context, maxBytes int64) (Pruned, error) {
 	}
 	var total int64
 	for _, layer := range layers {
-		total += layer.bytes
+		total += layer.Bytes
 	}
 	done := Pruned{Kept: total}
 	for _, layer := range layers {
@@ -42,32 +42,55 @@ func (s *Store) Prune(ctx context.Context, maxBytes int64) (Pruned, error) {
 		}
 		removed, err := s.removeUnused(layer)
 		if err != nil {
-			return done, fmt.Errorf("remove layer %s: %w", layer.id, err)
+			return done, fmt.Errorf("remove layer %s: %w", layer.DiffID, err)
 		}
 		if removed {
 			done.Layers++
-			done.Bytes += layer.bytes
-			done.Kept -= layer.bytes
+			done.Bytes += layer.Bytes
+			done.Kept -= layer.Bytes
 		}
 	}
 	return done, nil
 }
 
-type storedLayer struct {
-	id    v1.Hash
-	bytes int64
-	used  time.Time
+// Unpacked is a layer that is kept.
+type Unpacked struct {
+	DiffID v1.Hash
+	Bytes  int64 // on disk, roughly
+	Used   time.Time
+}
+
+// List gives the layers, the one used longest ago first.
+func (s *Store) List() ([]Unpacked, error) {
+	layers, err := s.list()
+	if err != nil {
+		return nil, fmt.Errorf("list layers of %s: %w", s.dir, err)
+	}
+	return layers, nil
+}
+
+// Remove removes a layer of List unless somebody holds it or has used it since.
+// It tells whether the layer is gone.
+func (s *Store) Remove(layer Unpacked) (bool, error) {
+	if err := checkDiffID(layer.DiffID); err != nil {
+		return false, err
+	}
+	removed, err := s.removeUnused(layer)
+	if err != nil {
+		return false, fmt.Errorf("remove layer %s: %w", layer.DiffID, err)
+	}
+	return removed, nil
 }
 
 // list gives the layers, the one used longest ago first.
-func (s *Store) list() ([]storedLayer, error) {
+func (s *Store) list() ([]Unpacked, error) {
 	entries, err := os.ReadDir(filepath.Join(s.dir, "layers"))
 	if err != nil {
 		return nil, err
 	}
-	var layers []storedLayer
+	var layers []Unpacked
 	for _, entry := range entries {
-		layer := storedLayer{id: v1.Hash{Algorithm: "sha256", Hex: entry.Name()}}
+		layer := Unpacked{DiffID: v1.Hash{Algorithm: "sha256", Hex: entry.Name()}}
 		info, err := entry.Info()
 		if errors.Is(err, os.ErrNotExist) {
 			continue
@@ -75,35 +98,35 @@ func (s *Store) list() ([]storedLayer, error) {
 		if err != nil {
 			return nil, err
 		}
-		layer.used = info.ModTime()
-		r, err := readRecord(s.layerDir(layer.id))
+		layer.Used = info.ModTime()
+		r, err := readRecord(s.layerDir(layer.DiffID))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
 		}
-		layer.bytes = r.Bytes
+		layer.Bytes = r.Bytes
 		layers = append(layers, layer)
 	}
-	slices.SortFunc(layers, func(a, b storedLayer) int {
-		return cmp.Or(a.used.Compare(b.used), cmp.Compare(a.id.Hex, b.id.Hex))
+	slices.SortFunc(layers, func(a, b Unpacked) int {
+		return cmp.Or(a.Used.Compare(b.Used), cmp.Compare(a.DiffID.Hex, b.DiffID.Hex))
 	})
 	return layers, nil
 }
 
 // removeUnused removes the layer unless somebody holds it or used it meanwhile.
-func (s *Store) removeUnused(layer storedLayer) (bool, error) {
-	lock, err := tryAcquire(s.lockPath(layer.id), exclusive)
+func (s *Store) removeUnused(layer Unpacked) (bool, error) {
+	lock, err := tryAcquire(s.lockPath(layer.DiffID), exclusive)
 	if errors.Is(err, errHeld) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	info, err := os.Lstat(s.layerDir(layer.id))
+	info, err := os.Lstat(s.layerDir(layer.DiffID))
 	if errors.Is(err, os.ErrNotExist) {
 		lock.remove()
 		return true, nil
 	}
-	if err != nil || info.ModTime().After(layer.used) {
+	if err != nil || info.ModTime().After(layer.Used) {
 		lock.release()
 		return false, err
 	}
@@ -114,7 +137,7 @@ func (s *Store) removeUnused(layer storedLayer) (bool, error) {
 		return false, err
 	}
 	defer trash.discard()
-	if err := os.Rename(s.layerDir(layer.id), filepath.Join(trash.dir, "removed")); err != nil {
+	if err := os.Rename(s.layerDir(layer.DiffID), filepath.Join(trash.dir, "removed")); err != nil {
 		lock.release()
 		return false, err
 	}

@@ -46,6 +46,8 @@ type Store struct {
 type Limits struct {
 	Bytes   int64 // of file content and of the tar stream; 0 means DefaultMaxBytes
 	Entries int   // 0 means DefaultMaxEntries
+	// take, if not nil, is asked before the store writes so many bytes more.
+	take func(bytes int64) error
 }
 
 // The bounds of a store opened without others.
@@ -122,6 +124,12 @@ func (s *Store) Has(diffID v1.Hash) bool {
 // the stream must have the digest diffID. Concurrent callers, also in other
 // processes, unpack a layer once, and a layer shows only when it is whole.
 func (s *Store) Ensure(ctx context.Context, diffID v1.Hash, open func() (io.ReadCloser, error)) error {
+	return s.EnsureWithin(ctx, diffID, open, nil)
+}
+
+// EnsureWithin is Ensure for a store under a cap: take is asked for room before
+// it is written to, and its error ends the unpacking.
+func (s *Store) EnsureWithin(ctx context.Context, diffID v1.Hash, open func() (io.ReadCloser, error), take func(bytes int64) error) error {
 	if err := checkDiffID(diffID); err != nil {
 		return err
 	}
@@ -134,13 +142,13 @@ func (s *Store) Ensure(ctx context.Context, diffID v1.Hash, open func() (io.Read
 	if s.Has(diffID) {
 		return nil
 	}
-	if err := s.unpack(ctx, diffID, open); err != nil {
+	if err := s.unpack(ctx, diffID, open, take); err != nil {
 		return fmt.Errorf("unpack layer %s: %w", diffID, err)
 	}
 	return nil
 }
 
-func (s *Store) unpack(ctx context.Context, diffID v1.Hash, open func() (io.ReadCloser, error)) (err error) {
+func (s *Store) unpack(ctx context.Context, diffID v1.Hash, open func() (io.ReadCloser, error), take func(int64) error) (err error) {
 	incoming, err := s.newIncoming()
 	if err != nil {
 		return err
@@ -159,7 +167,9 @@ func (s *Store) unpack(ctx context.Context, diffID v1.Hash, open func() (io.Read
 	if err := os.Mkdir(tree, 0o755); err != nil {
 		return err
 	}
-	record, err := extract(source, tree, s.limits)
+	limits := s.limits
+	limits.take = take
+	record, err := extract(source, tree, limits)
 	if err != nil {
 		return err
 	}
