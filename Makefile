@@ -5,6 +5,7 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 BIN      := .bin
 TIDEGATE := $(BIN)/tidegate
 CLUSTER  := $(BIN)/tidegate-cluster
+PEERS    := $(BIN)/buildkitd
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
@@ -13,7 +14,7 @@ GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 CLUSTER_TESTS := ./build/... $(patsubst deploy/cluster/%,./%,$(filter-out %/component,$(wildcard deploy/cluster/internal/*)))
 
 .DEFAULT_GOAL := help
-.PHONY: help packages build cluster-build cluster-up cluster-down demo test test-unit test-e2e bench lint clean
+.PHONY: help packages build cluster-build cluster-up cluster-down demo test test-unit test-e2e peers bench bench-build lint clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,11 +46,21 @@ test-unit: packages ## Unit, property and race tests of every package
 	cd examples/shop && go test ./...
 	cd deploy/cluster && CGO_ENABLED=0 go test $(CLUSTER_TESTS)
 
-test-e2e: packages build cluster-build ## End-to-end tests through the real binary on the real cluster
+test-e2e: packages build peers cluster-build ## End-to-end tests through the real binary on the real cluster
 	./.ci/e2e
 
 bench: packages build cluster-build ## Whole-system measurements, as quoted in README.md
 	./.ci/bench
+
+peers: $(PEERS) ## Compile what the image builder is compared with (minutes the first time)
+
+$(PEERS): internal/peers/go.mod internal/peers/go.sum
+	@mkdir -p $(BIN)
+	cd internal/peers && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../$(BIN)/ tool
+	@touch $@
+
+bench-build: packages build peers ## The image builder against BuildKit and Buildah (ROWS=regexp selects)
+	./.ci/bench-build -run '$(ROWS)'
 
 lint: ## gofmt, vet, golangci-lint; govulncheck where its data can be reached
 	./.ci/lint $(GOLANGCI_LINT) $(GOVULNCHECK)

@@ -1,0 +1,101 @@
+package differential
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Intended is a difference that is meant to be. Case, Fact, Ours and Theirs are
+// regular expressions that have to match whole; {1}, {2} … in Theirs stand for
+// what the groups of Ours matched.
+type Intended struct {
+	Case, Fact, Ours, Theirs string
+	// Why it is meant to be.
+	Why string
+}
+
+// Split takes the intended differences out of those found in a case. It also
+// tells which rows of the table were needed.
+func Split(name string, found []Difference, table []Intended) (left []Difference, used []int) {
+	for _, difference := range found {
+		row := -1
+		for i := range table {
+			if table[i].matches(name, difference) {
+				row = i
+				break
+			}
+		}
+		if row < 0 {
+			left = append(left, difference)
+		} else {
+			used = append(used, row)
+		}
+	}
+	return left, used
+}
+
+func (i *Intended) matches(name string, d Difference) bool {
+	if match(i.Case, name) == nil || match(i.Fact, d.Fact) == nil {
+		return false
+	}
+	groups := match(i.Ours, d.Ours)
+	if groups == nil {
+		return false
+	}
+	theirs := i.Theirs
+	for n, group := range groups {
+		theirs = strings.ReplaceAll(theirs, "{"+strconv.Itoa(n)+"}", regexp.QuoteMeta(group))
+	}
+	return match(theirs, d.Theirs) != nil
+}
+
+// match matches the whole text and gives its groups.
+func match(pattern, text string) []string {
+	return regexp.MustCompile(`^(?s:` + pattern + `)$`).FindStringSubmatch(text)
+}
+
+// intended are all differences between Tidegate and BuildKit v0.33 that are
+// meant to be. A row that no case needs fails the test.
+var intended = []Intended{
+	{
+		Case: `.*`, Fact: `history \d+ comment`, Ours: `tidegate`, Theirs: `buildkit\.dockerfile\.v0`,
+		Why: "the comment names the builder",
+	},
+	{
+		Case: `.*`, Fact: `history \d+ created_by`, Ours: `(.*)`, Theirs: `{1} # buildkit`,
+		Why: "BuildKit marks commands as its own",
+	},
+	{
+		Case: `.*`, Fact: `history \d+ created_by`, Ours: `(COPY .*?)--from=\S+ (.*)`, Theirs: `{1}{2} # buildkit`,
+		Why: "the history keeps where files came from",
+	},
+	{
+		Case: `.*`, Fact: `history \d+ created_by`, Ours: `(ARG \w+)(=.*)?`, Theirs: `{1}=.*`,
+		Why: "values of arguments stay out of the history: people pass tokens in them",
+	},
+	{
+		Case: `arg-several`, Fact: `history 1 created_by`, Ours: `ARG A=1 B=2 C`, Theirs: `ARG A=1 B=9 C`,
+		Why: "values of arguments stay out of the history: people pass tokens in them",
+	},
+	{
+		Case: `.*`, Fact: `history \d+ created_by`, Ours: `RUN (.*)`, Theirs: `RUN \|\d+ .* {1} # buildkit`,
+		Why: "values of arguments stay out of the history: people pass tokens in them",
+	},
+	{
+		Case: `.*`, Fact: `/(dev|proc|sys) type`, Ours: `\(none\)`, Theirs: `directory`,
+		Why: "a layer holds what the command wrote; BuildKit leaves the mount points that its sandbox made",
+	},
+	{
+		Case: `workdir-(exists|root)|run-nothing|mount-cache-shared|copy-wildcard-none`, Fact: `history \d+ empty_layer`, Ours: `true`, Theirs: `\(none\)`,
+		Why: "what changes nothing makes no layer; BuildKit adds an empty one",
+	},
+	{
+		Case: `target-index`, Fact: `outcome`, Ours: `an image`, Theirs: `.*target stage "1" could not be found`,
+		Why: "--target takes a stage's number too, as COPY --from does",
+	},
+	{
+		Case: `add-chown|copy-directory-mode`, Fact: `/[xz] mode`, Ours: `0755`, Theirs: `0600`,
+		Why: "--chmod is for what is copied: BuildKit also gives it to the directory made for it, which nobody can enter then",
+	},
+}
