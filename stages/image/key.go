@@ -112,6 +112,7 @@ func (k *keyer) item(item *layer.Item) {
 	k.text("link", item.Link)
 	k.number("size", item.Size)
 	k.text("digest", item.Digest.String())
+	k.number("same", int64(item.Same))
 }
 
 func copyKey(s setting, c *plan.Copy, from origin) v1.Hash {

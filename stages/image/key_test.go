@@ -62,7 +62,7 @@ var undecided = map[string]bool{
 	"Run.Unkeyed": true, "Run.HostNetwork": true, "Run.Offline": true,
 	"Copy.From.Stage": true, "Copy.From.Reference": true, "Copy.From.Platform": true,
 	"Run.Mounts.From.Stage": true, "Run.Mounts.From.Reference": true, "Run.Mounts.From.Platform": true,
-	"From.Items.Path": true, "Mounts.Items.Path": true, "From.Items.stamp": true, "Mounts.Items.stamp": true,
+	"From.Items.Path": true, "Mounts.Items.Path": true, "From.Items.stamp": true, "From.Items.inode": true, "Mounts.Items.inode": true, "Mounts.Items.stamp": true,
 	"Setting.Platform.OSVersion": true, "Setting.Platform.OSFeatures": true,
 	"Setting.Chain.Algorithm": true, "From.Chain.Algorithm": true, "Mounts.Chain.Algorithm": true,
 }

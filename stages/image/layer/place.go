@@ -21,6 +21,8 @@ type Placement struct {
 	// placed describes entries as a layer above View.
 	placed  *Table
 	cursors []*cursor
+	// groups counts the sets of hard links so far.
+	groups int
 }
 
 // Destination is where files go.
@@ -44,8 +46,15 @@ func (p *Placement) Entries() []Entry {
 		return cmp.Or(cmp.Compare(x.archive, y.archive), cmp.Compare(x.index, y.index), compareNames(a, b))
 	})
 	entries := make([]Entry, 0, len(names))
+	first := map[int]string{}
 	for _, name := range names {
-		entries = append(entries, *p.entries[name])
+		entry := *p.entries[name]
+		if original, ok := first[entry.same]; ok {
+			entry.HardLink, entry.Size, entry.Open = original, 0, nil
+		} else if entry.same > 0 {
+			first[entry.same] = name
+		}
+		entries = append(entries, entry)
 	}
 	return entries
 }
@@ -150,12 +159,18 @@ func (p *Placement) Files(to Destination, tree *Tree, items []Item) error {
 	// resolved maps directories of the selection to where they really are, for
 	// the image may have links in their place.
 	resolved := map[string]string{".": dest}
+	group, last := p.groups, 0
 	for i := range items {
 		item := &items[i]
+		if item.Top {
+			group += last
+			last = 0
+		}
+		last = max(last, item.Same)
 		if item.Top && item.Target == "" {
-			// The content of a directory: the destination is one, and if it has to
-			// be made it is made like the source.
-			if err := p.contentDirectory(to, dest, item); err != nil {
+			// The content of a directory: the destination is one. If it has to be
+			// made, mode and owner are not the source's: only its content is copied.
+			if err := p.contentDirectory(to, dest); err != nil {
 				return err
 			}
 			isDirectory = true
@@ -172,11 +187,15 @@ func (p *Placement) Files(to Destination, tree *Tree, items []Item) error {
 		if err := p.item(to, tree, item, name, resolved); err != nil {
 			return err
 		}
+		if item.Same > 0 {
+			p.entries[name].same = group + item.Same
+		}
 	}
+	p.groups = group + last
 	return nil
 }
 
-func (p *Placement) contentDirectory(to Destination, dest string, item *Item) error {
+func (p *Placement) contentDirectory(to Destination, dest string) error {
 	if node, ok := p.lookup(dest); ok {
 		if node.Type != tar.TypeDir {
 			return fmt.Errorf("%s is not a directory in the image", to.Path)
@@ -186,7 +205,7 @@ func (p *Placement) contentDirectory(to Destination, dest string, item *Item) er
 	if err := p.directory(strings.TrimPrefix(path.Dir("/"+dest), "/")); err != nil {
 		return err
 	}
-	p.put(Entry{Name: dest, Node: to.change(item.Node)})
+	p.put(Entry{Name: dest, Node: to.change(Node{Type: tar.TypeDir, Mode: 0o755, UID: p.UID, GID: p.GID})})
 	return nil
 }
 

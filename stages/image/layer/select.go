@@ -28,8 +28,12 @@ type Item struct {
 	Size int64
 	// Digest is of the content of a regular file.
 	Digest v1.Hash
+	// Same is not 0 for a hard link: items with equal numbers that follow the same
+	// Top item are one file.
+	Same int
 	// stamp is what tells that the file has not changed since it was hashed.
 	stamp stamp
+	inode inode
 }
 
 // stamp changes whenever a file's content may have.
@@ -272,7 +276,12 @@ func (s *Selector) match(ctx context.Context, items []Item, match, base string) 
 		}
 	}
 	if info.IsDir() {
-		return s.walk(ctx, items, Item{Path: resolved, Target: target, Top: true}, "", info, state, ignore.State{}, ignored)
+		before := len(items)
+		items, err = s.walk(ctx, items, Item{Path: resolved, Target: target, Top: true}, "", info, state, ignore.State{}, ignored)
+		if err == nil {
+			numberLinks(items[before:])
+		}
+		return items, err
 	}
 	if out, _, err := s.Exclude.Match(path.Base(match), ignore.State{}); err != nil || out {
 		return items, err
@@ -283,6 +292,31 @@ func (s *Selector) match(ctx context.Context, items []Item, match, base string) 
 	}
 	item.Top = true
 	return append(items, item), nil
+}
+
+// inode identifies a file of this machine that has several names; the zero value
+// is any other.
+type inode struct{ device, number uint64 }
+
+// numberLinks gives items that are one file the same number.
+func numberLinks(items []Item) {
+	numbers := map[inode]int{}
+	count := map[inode]int{}
+	for i := range items {
+		if items[i].inode != (inode{}) {
+			count[items[i].inode]++
+		}
+	}
+	for i := range items {
+		in := items[i].inode
+		if count[in] < 2 {
+			continue // the other names are elsewhere
+		}
+		if numbers[in] == 0 {
+			numbers[in] = len(numbers) + 1
+		}
+		items[i].Same = numbers[in]
+	}
 }
 
 // leading adds the directories between base and target, with their own modes.
@@ -390,6 +424,9 @@ func (s *Selector) item(name, target string, info fs.FileInfo) (Item, bool, erro
 	switch flag {
 	case tar.TypeReg:
 		item.Size = info.Size()
+		if isStat && stat.Nlink > 1 {
+			item.inode = inode{uint64(stat.Dev), stat.Ino} //nolint:unconvert // its size differs between processors
+		}
 	case tar.TypeSymlink:
 		link, err := s.Tree.Readlink(name)
 		if err != nil {

@@ -198,11 +198,15 @@ func (v View) Resolve(name string) (string, error) {
 
 // Owner turns "user[:group]", names or numbers, into numbers; names are looked
 // up in the image's /etc/passwd and /etc/group. A user without group gets its
-// primary group if it is listed, and else the group of its own number.
+// primary group if it is listed, and else the group of its own number. ":group"
+// alone leaves the user root.
 func (v View) Owner(text string) (uid, gid int, err error) {
 	user, group, hasGroup := strings.Cut(text, ":")
 	uid, numeric := parseID(user)
 	gid = uid
+	if user == "" && hasGroup {
+		numeric = true // a group alone is root's
+	}
 	if !numeric {
 		fields, ok := v.account("etc/passwd", func(t *Table) []byte { return t.Passwd }, user)
 		if !ok || len(fields) < 4 {

@@ -70,12 +70,17 @@ type Entry struct {
 	Node
 	Size   int64
 	Xattrs map[string]string
+	// HardLink is the name of the earlier entry that this is another name of; it
+	// has neither size nor content then.
+	HardLink string
 	// Open gives the content of a regular file; nil for an empty one.
 	Open func() (io.ReadCloser, error)
 	// archive and index say where in which archive the content is; files of
 	// archives come last in a layer, in the archive's order, so that it is read
 	// in one pass.
 	archive, index int
+	// same numbers the entries that are one file; 0 is none.
+	same int
 }
 
 // Writer turns a tar stream into a stored layer.
@@ -199,6 +204,9 @@ func writeEntry(archive *tar.Writer, table *Table, e *Entry, epoch time.Time, bu
 	}
 	if e.Type == tar.TypeDir {
 		header.Name += "/"
+	}
+	if e.HardLink != "" {
+		header.Typeflag, header.Linkname = tar.TypeLink, e.HardLink
 	}
 	for name, value := range e.Xattrs {
 		if header.PAXRecords == nil {

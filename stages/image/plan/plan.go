@@ -16,6 +16,8 @@ type Image struct {
 	// Digest identifies the manifest the configuration came from.
 	Digest string
 	Config dockerspec.DockerOCIImage
+	// scope is what expansion sees after the last instruction.
+	scope *environment
 }
 
 // Images gives the configuration of images a Dockerfile names.
@@ -91,6 +93,8 @@ type Stage struct {
 	// every history entry without EmptyLayer stands for one layer of the base or
 	// one step with a recipe (which gives no layer if it changes nothing).
 	Config dockerspec.DockerOCIImage
+	// scope is what expansion sees after the last instruction.
+	scope *environment
 }
 
 // Label names the stage for people.

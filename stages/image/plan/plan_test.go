@@ -70,7 +70,7 @@ func TestArgumentsAndVariables(t *testing.T) {
 		{"global given", "ARG A=1\nFROM scratch\nARG A\nLABEL l=$A", args("A", "2"), "2"},
 		{"of another stage", "FROM scratch AS x\nARG A=1\nFROM scratch\nLABEL l=$A", nil, ""},
 		{"inherited from a base stage", "FROM scratch AS x\nENV A=1\nFROM x\nLABEL l=$A", nil, "1"},
-		{"an argument is not inherited", "FROM scratch AS x\nARG A=1\nFROM x\nLABEL l=$A", nil, ""},
+		{"an argument inherited from a base stage", "FROM scratch AS x\nARG A=1\nFROM x\nLABEL l=$A", nil, "1"},
 		{"ENV after ARG", "FROM scratch\nARG A=1\nENV A=2\nLABEL l=$A", nil, "2"},
 		{"one ENV sees the values before it", "FROM scratch\nENV A=1\nENV A=2 B=$A\nLABEL l=$B", nil, "1"},
 		{"default modifier", "FROM scratch\nLABEL l=${A:-x}", nil, "x"},

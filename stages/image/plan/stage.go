@@ -44,6 +44,11 @@ func (m *maker) stage(i int, _ []parser.Range) (*Stage, error) {
 	}
 	s := &Stage{Index: i, Name: source.Name, Base: base, Platform: m.platforms[i], Pos: pos, Config: config}
 	w := &walker{maker: m, stage: s, env: newEnvironment(config.Config.Env), pos: pos}
+	if base.Kind == FromStage {
+		// Arguments go on in stages that start from this one.
+		w.env = base.Stage.scope.clone()
+	}
+	s.scope = w.env
 	if path, ok := w.env.Get("PATH"); !ok || path == "" {
 		w.env.set("PATH", defaultPath)
 	}
