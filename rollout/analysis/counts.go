@@ -51,10 +51,12 @@ func (c Counts) Judge(samples []Sample) Verdict {
 		}
 		canary.Bad, canary.Total = canary.Bad+s.Canary.Bad, canary.Total+s.Canary.Total
 		baseline.Bad, baseline.Total = baseline.Bad+s.Baseline.Bad, baseline.Total+s.Baseline.Total
-		share := canaryShare(tolerate, s)
+		expected, other := tolerate*s.Canary.Total, s.Baseline.Total
 		for i, ratio := range ratios {
-			worse := canaryShare(tolerate*ratio, s)
-			logs[i] += s.Canary.Bad*math.Log(worse/share) + s.Baseline.Bad*math.Log((1-worse)/(1-share))
+			// The canary's share of bad requests is ρc/(ρc+b); in this form of the
+			// logarithms of the shares' quotients nothing small is subtracted.
+			rest := math.Log((expected + other) / (ratio*expected + other))
+			logs[i] += s.Canary.Bad*(math.Log(ratio)+rest) + s.Baseline.Bad*rest
 		}
 		peak = max(peak, mixture(logs[:]))
 	}
@@ -79,13 +81,8 @@ func comparable(s Sample) bool {
 func sound(r Reading) bool {
 	// No traffic tells nothing, and a source that counts more bad requests than
 	// requests is not believed.
-	return r.Total > 0 && r.Bad >= 0 && r.Bad <= r.Total && !math.IsInf(r.Total, 0)
-}
-
-// canaryShare is the chance that a bad request was the canary's if that fails
-// ratio times as often.
-func canaryShare(ratio float64, s Sample) float64 {
-	return ratio * s.Canary.Total / (ratio*s.Canary.Total + s.Baseline.Total)
+	const most = 1e12
+	return r.Total > 0 && r.Total <= most && r.Bad >= 0 && r.Bad <= r.Total
 }
 
 // mixture is the mean of exp(logs), computed so that it does not overflow early.
