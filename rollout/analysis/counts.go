@@ -66,7 +66,7 @@ func (c Counts) Judge(samples []Sample) Verdict {
 	rates := fmt.Sprintf("canary %s, baseline %s", rate(canary), rate(baseline))
 	switch {
 	case score >= 1:
-		return Verdict{Outcome: Fail, Score: score, Why: fmt.Sprintf("more goes wrong on the canary: %s; evidence %.0f to 1, %.0f to 1 needed", rates, peak, 1/risk)}
+		return Verdict{Outcome: Fail, Score: score, Why: fmt.Sprintf("more goes wrong on the canary: %s; %s", rates, evidence(peak, risk))}
 	case canary.Total < max(c.Minimum, 1) || baseline.Total < max(c.Minimum, 1):
 		return inconclusive(score, "too few requests: %s, at least %.0f on each side needed", rates, max(c.Minimum, 1))
 	}
@@ -96,6 +96,15 @@ func mixture(logs []float64) float64 {
 		sum += math.Exp(l - top)
 	}
 	return math.Exp(min(top+math.Log(sum/float64(len(logs))), 700))
+}
+
+// evidence says how strongly the samples speak against the release, as odds.
+func evidence(peak, risk float64) string {
+	const beyondDoubt = 1e6
+	if peak > beyondDoubt {
+		return fmt.Sprintf("evidence over a million to 1, %.0f to 1 needed", 1/risk)
+	}
+	return fmt.Sprintf("evidence %.0f to 1, %.0f to 1 needed", peak, 1/risk)
 }
 
 func rate(r Reading) string {

@@ -68,7 +68,7 @@ func (v Values) Judge(samples []Sample) Verdict {
 	counts := fmt.Sprintf("worse in %d, better in %d of %d samples", worse, better, seen)
 	switch {
 	case score >= 1:
-		return Verdict{Outcome: Fail, Score: score, Why: fmt.Sprintf("the canary is worse than the baseline: %s; evidence %.0f to 1, %.0f to 1 needed", counts, peak, 1/risk)}
+		return Verdict{Outcome: Fail, Score: score, Why: fmt.Sprintf("the canary is worse than the baseline: %s; %s", counts, evidence(peak, risk))}
 	case seen < max(v.Minimum, 1):
 		return inconclusive(score, "too few samples: %d, at least %d needed", seen, max(v.Minimum, 1))
 	}
