@@ -78,5 +78,6 @@ func classify(err error) error {
 func registryFailed(err error) bool {
 	var unavailable *registry.UnavailableError
 	var digest *registry.DigestError
-	return errors.As(err, &unavailable) || errors.As(err, &digest)
+	var size *registry.SizeError
+	return errors.As(err, &unavailable) || errors.As(err, &digest) || errors.As(err, &size)
 }

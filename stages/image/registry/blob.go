@@ -9,6 +9,7 @@ import (
 	"hash"
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -63,6 +64,10 @@ func (b *blob) open() error {
 	if err != nil {
 		return err
 	}
+	if err := b.checkAnswer(response); err != nil {
+		_ = response.Body.Close() // err matters more
+		return err
+	}
 	switch {
 	case response.StatusCode == http.StatusOK:
 		// The registry may not know ranges: skip what we have.
@@ -77,6 +82,30 @@ func (b *blob) open() error {
 	}
 	b.body = response.Body
 	return nil
+}
+
+// checkAnswer finds answers that cannot be the blob before it is read.
+func (b *blob) checkAnswer(response *http.Response) error {
+	switch {
+	case response.StatusCode == http.StatusOK && response.ContentLength >= 0 && response.ContentLength != b.descriptor.Size:
+		return &permanentError{&SizeError{Digest: b.descriptor.Digest, Want: b.descriptor.Size, Got: response.ContentLength}}
+	case response.StatusCode == http.StatusPartialContent && b.at > 0:
+		text := response.Header.Get("Content-Range")
+		if text != "" && !strings.HasPrefix(text, fmt.Sprintf("bytes %d-", b.at)) {
+			return &permanentError{fmt.Errorf("asked for the blob from byte %d on, the registry sent %q", b.at, printable(text))}
+		}
+	}
+	return nil
+}
+
+// SizeError says that a registry gives a blob another size than its manifest.
+type SizeError struct {
+	Digest    v1.Hash
+	Want, Got int64
+}
+
+func (e *SizeError) Error() string {
+	return fmt.Sprintf("the registry has %d bytes for %s, whose manifest says %d", e.Got, e.Digest, e.Want)
 }
 
 func (b *blob) Read(p []byte) (int, error) {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,11 +29,18 @@ type Options struct {
 	// Mirrors are registry hosts asked before a registry itself, by its host.
 	// What a mirror does not have or cannot give comes from the registry.
 	Mirrors map[string][]string
-	// Insecure are hosts that may be talked to without TLS. Loopback always may.
+	// Insecure are hosts that may be talked to without TLS, or with a certificate
+	// that nobody vouches for. Loopback may always be talked to without TLS.
 	Insecure []string
+	// Certificates are for registries with an authority of their own.
+	Certificates Certificates
+	// Realms are hosts (with port) that the login of a registry may be sent to
+	// beside its own domain, by the registry's host.
+	Realms map[string][]string
 	// Keychain gives credentials; nil means those of the Docker configuration.
 	Keychain authn.Keychain
-	// Transport carries requests; nil means a plain one.
+	// Transport carries requests in place of one made after Certificates and
+	// Insecure; nil means none does.
 	Transport http.RoundTripper
 	// Platform is the one Image picks from an index; the zero value means the machine's.
 	Platform v1.Platform
@@ -57,11 +65,29 @@ func New(options Options) *Client {
 		options.Keychain = authn.DefaultKeychain
 	}
 	options.Retry = options.Retry.withDefaults()
-	base := options.Transport
-	if base == nil {
-		base = newTransport()
+	c := &Client{options: options, transport: options.Transport, sessions: map[string]*session{}}
+	if c.transport == nil {
+		c.transport = &carriers{
+			common: newTransport(), certificates: options.Certificates, unverified: c.insecure, own: map[string]http.RoundTripper{},
+		}
 	}
-	return &Client{options: options, transport: base, sessions: map[string]*session{}}
+	return c
+}
+
+// insecure tells whether whoever runs this called a host so.
+func (c *Client) insecure(host string) bool {
+	return slices.ContainsFunc(c.options.Insecure, func(one string) bool { return canonicalHost(one) == host })
+}
+
+// guarded carries the requests of a session with a registry.
+func (c *Client) guarded(registry string) *guard {
+	g := &guard{next: c.transport, registry: registry, plain: isLoopback(registry) || c.insecure(registry)}
+	for host, realms := range c.options.Realms {
+		if canonicalHost(host) == registry {
+			g.realms = append(g.realms, realms...)
+		}
+	}
+	return g
 }
 
 func newTransport() *http.Transport {
@@ -89,10 +115,8 @@ func canonicalHost(host string) string {
 
 func (c *Client) nameOptions(host string) []name.Option {
 	options := []name.Option{name.WeakValidation}
-	for _, insecure := range c.options.Insecure {
-		if canonicalHost(insecure) == host {
-			options = append(options, name.Insecure)
-		}
+	if c.insecure(host) {
+		options = append(options, name.Insecure)
 	}
 	return options
 }
@@ -181,11 +205,11 @@ func (c *Client) session(ctx context.Context, repo name.Repository, actions ...s
 		return nil, fmt.Errorf("find credentials for %s: %w", repo.RegistryStr(), err)
 	}
 	carrier, err := transport.NewWithContext(ctx, repo.Registry, authenticator,
-		transport.NewUserAgent(c.transport, userAgent), scopes)
+		transport.NewUserAgent(c.guarded(repo.RegistryStr()), userAgent), scopes)
 	if err != nil {
 		return nil, err
 	}
-	s := &session{client: &http.Client{Transport: carrier}, repo: repo}
+	s := &session{client: &http.Client{Transport: carrier, CheckRedirect: checkRedirect}, repo: repo}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if known := c.sessions[key]; known != nil {

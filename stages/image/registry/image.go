@@ -271,11 +271,36 @@ func (s *session) manifest(ctx context.Context, identifier string, want v1.Hash,
 			return nil, "", err
 		}
 	}
-	mediaType, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";")
-	if declared := declaredType(raw); mediaType == "" || !types.MediaType(mediaType).IsImage() && !types.MediaType(mediaType).IsIndex() {
-		mediaType = string(declared)
+	mediaType, err := agreedType(response.Header.Get("Content-Type"), raw)
+	return raw, mediaType, err
+}
+
+// agreedType is a manifest's type as header and content have it. One that says
+// different things to different readers is refused: who checked it may have
+// seen another image than who runs it (CVE-2021-41190).
+func agreedType(header string, raw []byte) (types.MediaType, error) {
+	text, _, _ := strings.Cut(header, ";")
+	said := types.MediaType(strings.TrimSpace(text))
+	var document struct {
+		MediaType types.MediaType   `json:"mediaType"`
+		Manifests []json.RawMessage `json:"manifests"`
+		Layers    []json.RawMessage `json:"layers"`
 	}
-	return raw, types.MediaType(mediaType), nil
+	if err := json.Unmarshal(raw, &document); err != nil {
+		return "", &permanentError{fmt.Errorf("the manifest is not JSON: %w", err)}
+	}
+	known := func(t types.MediaType) bool { return t.IsImage() || t.IsIndex() }
+	switch {
+	case document.Manifests != nil && document.Layers != nil:
+		return "", &permanentError{errors.New("the manifest is an image and an index at once")}
+	case known(said) && document.MediaType != "" && document.MediaType != said:
+		return "", &permanentError{fmt.Errorf("the registry calls the manifest %s, and it calls itself %q", said, printable(string(document.MediaType)))}
+	case known(said) && said.IsIndex() != (document.Manifests != nil):
+		return "", &permanentError{fmt.Errorf("the registry calls the manifest %s, and it is none", said)}
+	case known(said):
+		return said, nil
+	}
+	return declaredType(raw), nil
 }
 
 func readDocument(from io.Reader) ([]byte, error) {

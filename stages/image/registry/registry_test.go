@@ -331,37 +331,6 @@ func cutDownloads(t *testing.T, l v1.Layer, digest v1.Hash, times *int) func(htt
 	}
 }
 
-func TestARegistryThatLiesIsFoundOut(t *testing.T) {
-	p := inMemory(t)
-	c := New(Options{Default: p.host(), Retry: (&clock{now: time.Unix(0, 0)}).retry()})
-	push := pushOf(t, c, "team/app:v1", []byte("the true content"))
-	_, err := c.Push(context.Background(), push)
-	require.NoError(t, err)
-	lie := ""
-	p.meddle = func(w http.ResponseWriter, r *http.Request) bool {
-		if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, push.Blobs[1].Digest.String()) {
-			return false
-		}
-		_, _ = io.WriteString(w, lie)
-		return true
-	}
-	read := func() error {
-		reader, err := c.Blob(context.Background(), push.Repository, push.Blobs[1].Descriptor, 0)
-		if err != nil {
-			return err
-		}
-		_, err = io.ReadAll(reader)
-		return err
-	}
-	var digest *DigestError
-	lie = "the lies content"
-	require.ErrorAs(t, read(), &digest)
-	lie = "the true content and much more"
-	require.NoError(t, read(), "more than its size is not read")
-	lie = "short"
-	require.Error(t, read())
-}
-
 func TestMirrorsAreAskedFirstAndMissed(t *testing.T) {
 	hub, mirror := inMemory(t), inMemory(t)
 	image, err := random.Image(100, 1)
