@@ -1,7 +1,7 @@
 package main
 
 import (
-	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -39,8 +39,14 @@ the image carry the time SOURCE_DATE_EPOCH, or 1970 if that is not set.`,
 		Example: `  # build, and push under two tags
   tidegate build -t registry.example.com/shop:1.2 -t registry.example.com/shop:latest --push .
 
-  # one stage of another Dockerfile, with an argument; write an OCI layout
-  tidegate build -f deploy/Dockerfile --target test --build-arg GO_VERSION=1.26 --output type=oci,dest=out .
+  # for two platforms, as an index
+  tidegate build --platform linux/amd64,linux/arm64 -t registry.example.com/shop:1.2 --push .
+
+  # one stage of another Dockerfile, with an argument; its files into a folder
+  tidegate build -f deploy/Dockerfile --target test --build-arg GO_VERSION=1.26 --output out .
+
+  # an OCI layout, as a directory
+  tidegate build --output type=oci,dest=layout,tar=false .
 
   # take base images of Docker Hub from a mirror first
   tidegate build --mirror docker.io=127.0.0.1:5000 -t shop --registry 127.0.0.1:5000 --push .
@@ -48,8 +54,12 @@ the image carry the time SOURCE_DATE_EPOCH, or 1970 if that is not set.`,
   # a secret that never enters a layer: RUN --mount=type=secret,id=npm …
   tidegate build --secret id=npm,src=$HOME/.npmrc .
 
-  # hand the result to Docker
-  tidegate build -t shop:dev --output type=docker,dest=shop.tar . && docker load -i shop.tar`,
+  # a registry with an authority of its own
+  tidegate build --registry-ca registry.example.com=ca.pem -t registry.example.com/shop --push .
+
+  # hand the result to Docker: the one that runs, or by a pipe
+  tidegate build -t shop:dev --load .
+  tidegate build -t shop:dev -o type=docker,dest=- . | docker load`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir := "."
@@ -69,8 +79,10 @@ the image carry the time SOURCE_DATE_EPOCH, or 1970 if that is not set.`,
 	f.buildCacheFlags.register(flags)
 	flags.StringVar(&f.progress, "progress", "auto", "how to show progress: auto, plain, tty or json")
 	for flag, values := range map[string][]string{
-		"progress": {"auto", "plain", "tty", "json"}, "network": {"none", "host"}, "compression": {"gzip", "zstd"},
-		"platform": {"linux/amd64", "linux/arm64"},
+		"progress": {"auto", "plain", "tty", "json"}, "network": {"none", "host"}, "compression": {"gzip", "zstd", "uncompressed"},
+		"platform":   {"linux/amd64", "linux/arm64", "linux/amd64,linux/arm64", "linux/arm/v7", "local"},
+		"output":     {"type=oci,dest=", "type=docker,dest=", "type=tar,dest=", "type=local,dest=", "type=registry,name=", "type=image,push=true,name="},
+		"annotation": {"manifest:", "index:", "manifest-descriptor:", "index-descriptor:"},
 	} {
 		_ = command.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
 	}
@@ -108,15 +120,18 @@ func (f *buildFlags) run(cmd *cobra.Command, dir string) error {
 	if err := f.caches(&request); err != nil {
 		return err
 	}
-	outputs, err := f.parseOutputs()
-	if err != nil {
+	if err := f.into(&request, cmd.OutOrStdout()); err != nil {
 		return err
 	}
 	builder, err := f.builder()
 	if err != nil {
 		return err
 	}
-	renderer, err := newRenderer(f.progress, cmd.ErrOrStderr())
+	shown := cmd.ErrOrStderr()
+	if f.quiet {
+		shown = io.Discard
+	}
+	renderer, err := newRenderer(f.progress, shown)
 	if err != nil {
 		return err
 	}
@@ -127,19 +142,10 @@ func (f *buildFlags) run(cmd *cobra.Command, dir string) error {
 		renderer.Close()
 		return err
 	}
-	for _, o := range outputs {
-		if err := o.write(cmd.Context(), result, request.Tags); err != nil {
-			return err
-		}
-	}
-	if err := f.writeFiles(result, request.Tags); err != nil {
-		return err
-	}
 	renderer.Event(progress.Event{
 		Time: time.Now(), Kind: progress.Result, Digest: result.Digest.String(),
 		Text: summary(result),
 	})
 	renderer.Close()
-	_, err = fmt.Fprintln(cmd.OutOrStdout(), result.Digest)
-	return err
+	return f.tell(cmd, request, result)
 }

@@ -13,33 +13,29 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/tidegate-ci/tidegate/stages/image"
-	"github.com/tidegate-ci/tidegate/stages/image/layer"
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
 )
 
 // buildRequestFlags say what to build.
 type buildRequestFlags struct {
-	file, target, network, compression string
-	args, labels, secrets, platforms   []string
-	noCache                            bool
+	file, target, network    string
+	args, secrets, platforms []string
+	noCache                  bool
 }
 
 func (f *buildRequestFlags) register(flags *pflag.FlagSet) {
 	flags.StringVarP(&f.file, "file", "f", "", "the Dockerfile (default CONTEXT/Dockerfile); - reads it from standard input")
 	flags.StringVar(&f.target, "target", "", "build this stage and what it needs (default the last stage)")
 	flags.StringArrayVar(&f.args, "build-arg", nil, "value of an ARG, NAME=VALUE; NAME alone takes it from the environment; may be repeated")
-	flags.StringArrayVar(&f.labels, "label", nil, "label of the image, NAME=VALUE; may be repeated")
 	flags.StringArrayVar(&f.secrets, "secret", nil, "secret for RUN --mount=type=secret, id=ID,src=FILE or id=ID,env=NAME; may be repeated")
 	flags.BoolVar(&f.noCache, "no-cache", false, "make every step anew")
 	flags.StringSliceVar(&f.platforms, "platform", nil, "what the image is for, such as linux/amd64,linux/arm64 (default this machine's)")
 	flags.StringVar(&f.network, "network", "none", "network of RUN steps that do not choose: none or host")
-	flags.StringVar(&f.compression, "compression", "gzip", "compression of layers: gzip or zstd")
 }
 
 func (f *buildFlags) request(cmd *cobra.Command, dir string) (image.Request, error) {
 	r := image.Request{
-		Context: dir, Dockerfile: f.file, Target: f.target, Tags: f.tags, Push: f.push, NoCache: f.noCache,
-		Codec: layer.Codec(f.compression), Args: map[string]string{}, Labels: map[string]string{},
+		Context: dir, Dockerfile: f.file, Target: f.target, NoCache: f.noCache, Args: map[string]string{},
 		Secrets: map[string][]byte{}, Scope: "local",
 	}
 	if f.file == "-" {
@@ -49,18 +45,12 @@ func (f *buildFlags) request(cmd *cobra.Command, dir string) (image.Request, err
 		}
 		r.Dockerfile, r.DockerfileData = "Dockerfile", data
 	}
-	if f.compression != string(layer.Gzip) && f.compression != string(layer.Zstd) {
-		return r, usageErrorf("--compression %s: use gzip or zstd", f.compression)
-	}
 	switch f.network {
 	case "none", "default":
 	case "host":
 		r.HostNetwork = true
 	default:
 		return r, usageErrorf("--network %s: use none or host", f.network)
-	}
-	if f.push && len(f.tags) == 0 {
-		return r, usageErrorf("--push needs a name: give one with -t")
 	}
 	var err error
 	if r.Platforms, err = plan.ParsePlatforms(f.platforms); err != nil {
@@ -77,13 +67,6 @@ func (f *buildFlags) request(cmd *cobra.Command, dir string) (image.Request, err
 			}
 		}
 		r.Args[name] = value
-	}
-	for _, pair := range f.labels {
-		name, value, _ := strings.Cut(pair, "=")
-		if name == "" {
-			return r, usageErrorf("--label %q: want NAME=VALUE", pair)
-		}
-		r.Labels[name] = value
 	}
 	if err := readSecrets(f.secrets, r.Secrets); err != nil {
 		return r, err

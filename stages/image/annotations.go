@@ -92,7 +92,7 @@ func (a Annotations) of(level AnnotationLevel, platform *ocispec.Platform) map[s
 // refuseIndex finds annotations that need an index, where there is none.
 func (a Annotations) refuseIndex() error {
 	for _, one := range a {
-		if one.Level == OnIndex || one.Level == OnManifestDescriptor {
+		if one.Level == OnIndex || one.Level == OnIndexDescriptor {
 			return invalid(fmt.Errorf("annotation %s:%s: an image of one platform has no index to carry it: build for several platforms, or annotate the manifest", one.Level, one.Key))
 		}
 	}

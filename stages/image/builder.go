@@ -80,10 +80,20 @@ type Request struct {
 	// Tags are the names to push to; with Push unset they are only recorded.
 	Tags []string
 	Push bool
-	// NoCache makes every step anew.
-	NoCache bool
+	// ByDigest pushes without tags.
+	ByDigest bool
+	// Outputs are where else the result goes. OutputStream is the standard
+	// output, for those that go there.
+	Outputs      []Output
+	OutputStream io.Writer
+	// NoCache makes every step anew, NoCacheStages those of some stages (by name
+	// or index).
+	NoCache       bool
+	NoCacheStages []string
 	// Codec compresses layers; empty means gzip.
 	Codec layer.Codec
+	// ForceCodec compresses the layers of base images anew with Codec.
+	ForceCodec bool
 	// Epoch is the time of every file and of the image, for reproducible
 	// results; the zero value means 1970, as far as files go back.
 	Epoch time.Time
@@ -126,6 +136,9 @@ func (b *Builder) now() time.Time {
 func (b *Builder) Build(ctx context.Context, request Request) (result *Result, err error) {
 	if len(request.Platforms) == 0 {
 		request.Platforms = []ocispec.Platform{HostPlatform()}
+	}
+	if err := request.prepare(); err != nil {
+		return nil, err
 	}
 	if request.Codec == "" {
 		request.Codec = layer.Gzip
@@ -170,11 +183,14 @@ func (b *Builder) Build(ctx context.Context, request Request) (result *Result, e
 		if err != nil {
 			return nil, err
 		}
-		result.Stats, result.Warnings = e.told(), warnings
+		result.Stats, result.Warnings, result.unpacked = e.told(), warnings, e.unpacked
 		if request.Push {
 			if err := e.push(ctx, result); err != nil {
 				return nil, err
 			}
+		}
+		if err := e.export(ctx, result); err != nil {
+			return nil, err
 		}
 		return result, e.writeCaches(ctx, result)
 	})

@@ -175,7 +175,7 @@ func (r *stepRun) cached(ctx context.Context, key v1.Hash, private bool) (layer.
 	if made, ok, err := r.lock(ctx, key); err != nil || ok {
 		return made, ok, err
 	}
-	if r.request.NoCache {
+	if r.request.NoCache || r.unwanted() {
 		return layer.Layer{}, false, nil
 	}
 	scopes := []string{r.request.Scope}

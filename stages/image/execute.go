@@ -34,9 +34,10 @@ type execution struct {
 	mu      sync.Mutex
 	futures map[*plan.Stage]*future
 	// labels name the stages for people, with a platform when there are several.
-	labels map[*plan.Stage]string
-	stats  Stats
-	shared sharedKeys
+	labels       map[*plan.Stage]string
+	stats        Stats
+	shared       sharedKeys
+	recompressed recompressions
 	// known are the digests of context files from earlier builds; grown says
 	// that there are new ones.
 	known knownFiles

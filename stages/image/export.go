@@ -134,7 +134,7 @@ func (r *Result) WriteLayoutArchive(ctx context.Context, to io.Writer, names []n
 // under the names. It is an OCI layout too, for newer readers.
 func (r *Result) WriteDocker(ctx context.Context, to io.Writer, names []name.Reference) error {
 	if len(r.Images) != 1 {
-		return invalid(fmt.Errorf("a docker archive holds an image of one platform, and this has %d: use type=oci, or build one platform", len(r.Images)))
+		return r.notForDocker()
 	}
 	image := r.Images[0]
 	entry := struct {
@@ -156,6 +156,10 @@ func (r *Result) WriteDocker(ctx context.Context, to io.Writer, names []name.Ref
 		return fmt.Errorf("write docker archive: %w", err)
 	}
 	return w.archive.Close()
+}
+
+func (r *Result) notForDocker() error {
+	return invalid(fmt.Errorf("a docker archive holds an image of one platform, and this has %d: use type=oci, or build one platform", len(r.Images)))
 }
 
 // archiveLayout is a layout in a tar stream. Equal content gives equal bytes.

@@ -44,7 +44,7 @@ func (e *execution) build(ctx context.Context) ([]*Image, []plan.Warning, error)
 	}
 	var images []*Image
 	for i, p := range plans {
-		image, err := e.assemble(e.request.Platforms[i], p.Target)
+		image, err := e.assemble(ctx, e.request.Platforms[i], p.Target)
 		if err != nil {
 			return nil, nil, err
 		}

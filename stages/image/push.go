@@ -55,6 +55,9 @@ func (e *execution) push(ctx context.Context, result *Result) error {
 		return invalid(errors.New("there is no name to push to: give one with -t"))
 	}
 	for _, d := range all {
+		if e.request.ByDigest {
+			d.tags = nil
+		}
 		if err := e.pushTo(ctx, result, d); err != nil {
 			return classify(err)
 		}

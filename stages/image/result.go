@@ -56,6 +56,8 @@ type Result struct {
 	Stats    Stats
 	Warnings []plan.Warning
 
+	// unpacked opens a layer's tar stream.
+	unpacked func(ctx context.Context, link chainLink) (io.ReadCloser, error)
 	// repositories are where it was pushed.
 	repositories []name.Repository
 }
@@ -80,6 +82,7 @@ func join(images []*Image, attached []Manifest, annotations Annotations) (*Resul
 			return nil, err
 		}
 		r.Descriptor = images[0].Descriptor
+		r.Descriptor.Annotations = annotations.of(OnManifestDescriptor, &images[0].Platform)
 		r.Digest = r.Descriptor.Digest
 		return r, nil
 	}
@@ -108,7 +111,17 @@ func join(images []*Image, attached []Manifest, annotations Annotations) (*Resul
 	r.Index = raw
 	r.Digest, r.Descriptor.Size = sha256Of(raw)
 	r.Descriptor.Digest, r.Descriptor.MediaType = r.Digest, types.OCIImageIndex
+	r.Descriptor.Annotations = annotations.of(OnIndexDescriptor, nil)
 	return r, nil
+}
+
+// ImageID is what docker calls the result by: the digest of the configuration,
+// or of the index when there is one.
+func (r *Result) ImageID() v1.Hash {
+	if r.Index == nil {
+		return r.Images[0].Blobs[0].Digest
+	}
+	return r.Digest
 }
 
 // NewManifest describes a manifest that is not an image of a platform.
@@ -129,8 +142,11 @@ func BytesBlob(data []byte, mediaType types.MediaType) registry.Upload {
 }
 
 // assemble makes configuration and manifest of a platform's target.
-func (e *execution) assemble(platform ocispec.Platform, target *plan.Stage) (*Image, error) {
-	built := e.futures[target].result
+func (e *execution) assemble(ctx context.Context, platform ocispec.Platform, target *plan.Stage) (*Image, error) {
+	built, err := e.compressed(ctx, e.futures[target].result)
+	if err != nil {
+		return nil, err
+	}
 	// The stage may be the target of several platforms.
 	config := target.Config
 	created := e.request.Epoch

@@ -2,6 +2,9 @@ package image
 
 import (
 	"context"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -62,4 +65,11 @@ func (r *stepRun) unlock() {
 		<-k.turn
 	}
 	r.locked = nil
+}
+
+// unwanted tells whether the stage is one that may not come from a cache.
+func (r *stepRun) unwanted() bool {
+	return slices.ContainsFunc(r.request.NoCacheStages, func(name string) bool {
+		return strings.EqualFold(name, r.stage.Name) || name == strconv.Itoa(r.stage.Index)
+	})
 }

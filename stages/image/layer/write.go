@@ -14,44 +14,14 @@ import (
 	"io"
 	"io/fs"
 	"path"
-	"runtime"
 	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/klauspost/compress/zstd"
-	"github.com/klauspost/pgzip"
 
 	"github.com/tidegate-ci/tidegate/stages/image/store"
 )
-
-// Codec is how layers are compressed.
-type Codec string
-
-// The codecs. Gzip is understood everywhere, Zstd is faster and smaller.
-const (
-	Gzip Codec = "gzip"
-	Zstd Codec = "zstd"
-)
-
-// version changes when the bytes a layer is made of change for equal input.
-const version = "1"
-
-// Identity is what of a codec decides a layer's bytes; it belongs in cache keys.
-func (c Codec) Identity() string { return string(c) + "/" + version }
-
-// MediaType is the OCI media type of layers of the codec.
-func (c Codec) MediaType() types.MediaType {
-	if c == Zstd {
-		return types.OCILayerZStd
-	}
-	return types.OCILayer
-}
-
-// gzipBlock is the unit of parallel compression. The result depends on it, and
-// not on how many cores compress.
-const gzipBlock = 1 << 20
 
 // Layer is a layer that is stored.
 type Layer struct {
@@ -100,28 +70,9 @@ func NewWriter(session *store.Session, codec Codec) (*Writer, error) {
 		return nil, err
 	}
 	w := &Writer{temporary: temporary, diff: sha256.New(), digest: sha256.New(), codec: codec}
-	out := compressedSide{w}
-	switch codec {
-	case Zstd:
-		// One thread per layer: layers are made at the same time, and the bytes
-		// must not depend on the number of cores.
-		encoder, err := zstd.NewWriter(out, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault))
-		if err != nil {
-			temporary.Discard()
-			return nil, fmt.Errorf("compress layer: %w", err)
-		}
-		w.compressor = encoder
-	case Gzip, "":
-		w.codec = Gzip
-		encoder := pgzip.NewWriter(out)
-		if err := encoder.SetConcurrency(gzipBlock, runtime.GOMAXPROCS(0)); err != nil {
-			temporary.Discard()
-			return nil, fmt.Errorf("compress layer: %w", err)
-		}
-		w.compressor = encoder
-	default:
+	if w.compressor, err = codec.compressor(compressedSide{w}); err != nil {
 		temporary.Discard()
-		return nil, fmt.Errorf("compression %q is not known: use gzip or zstd", codec)
+		return nil, fmt.Errorf("compress layer: %w", err)
 	}
 	return w, nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/google"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
@@ -37,7 +38,9 @@ type Options struct {
 	// Realms are hosts (with port) that the login of a registry may be sent to
 	// beside its own domain, by the registry's host.
 	Realms map[string][]string
-	// Keychain gives credentials; nil means those of the Docker configuration.
+	// Keychain gives credentials; nil means those of the Docker configuration
+	// (logins, identity tokens, credential helpers), and Google's for its own
+	// registries.
 	Keychain authn.Keychain
 	// Transport carries requests in place of one made after Certificates and
 	// Insecure; nil means none does.
@@ -62,7 +65,7 @@ const userAgent = "tidegate"
 // New makes a client.
 func New(options Options) *Client {
 	if options.Keychain == nil {
-		options.Keychain = authn.DefaultKeychain
+		options.Keychain = authn.NewMultiKeychain(authn.DefaultKeychain, google.Keychain)
 	}
 	options.Retry = options.Retry.withDefaults()
 	c := &Client{options: options, transport: options.Transport, sessions: map[string]*session{}}
