@@ -205,7 +205,7 @@ func (c *Client) session(ctx context.Context, repo name.Repository, actions ...s
 	}
 	authenticator, err := authn.Resolve(ctx, c.options.Keychain, repo)
 	if err != nil {
-		return nil, fmt.Errorf("find credentials for %s: %w", repo.RegistryStr(), err)
+		return nil, &permanentError{fmt.Errorf("find credentials for %s: %w", repo.RegistryStr(), err)}
 	}
 	carrier, err := transport.NewWithContext(ctx, repo.Registry, authenticator,
 		transport.NewUserAgent(c.guarded(repo.RegistryStr()), userAgent), scopes)

@@ -23,7 +23,7 @@ func TestCredentialsOfTheDockerConfiguration(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o600))
-			helper := "#!/bin/sh\nread host\n[ \"$1 $host\" = 'get registry.example.com' ] || exit 1\necho '{\"ServerURL\":\"registry.example.com\",\"Username\":\"user\",\"Secret\":\"pass\"}'\n"
+			helper := "#!/bin/sh\nread host\n[ \"$1 $host\" = 'get registry.example.com' ] || { echo credentials not found in native keychain; exit 1; }\necho '{\"ServerURL\":\"registry.example.com\",\"Username\":\"user\",\"Secret\":\"pass\"}'\n"
 			require.NoError(t, os.WriteFile(filepath.Join(dir, "docker-credential-tidegate-test"), []byte(helper), 0o700))
 			t.Setenv("DOCKER_CONFIG", dir)
 			t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
@@ -35,9 +35,20 @@ func TestCredentialsOfTheDockerConfiguration(t *testing.T) {
 				}
 				http.NotFound(w, r)
 			}})
-			_, err := n.client(Options{}).Resolve(context.Background(), registryHost+"/app", v1.Platform{OS: "linux", Architecture: "amd64"}, nil)
+			client := n.client(Options{})
+			_, err := client.Resolve(context.Background(), registryHost+"/app", v1.Platform{OS: "linux", Architecture: "amd64"}, nil)
 			require.True(t, NotFound(err), "%v", err)
 			require.Contains(t, n.seen[registryHost], basic)
 		})
 	}
+}
+
+func TestABrokenCredentialHelperIsToldAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), []byte(`{"credHelpers":{"registry.example.com":"tidegate-none"}}`), 0o600))
+	t.Setenv("DOCKER_CONFIG", dir)
+	k := &clock{}
+	_, err := New(Options{Retry: k.retry()}).Resolve(context.Background(), registryHost+"/app", v1.Platform{}, nil)
+	require.ErrorContains(t, err, "docker-credential-tidegate-none")
+	require.Empty(t, k.pauses)
 }
