@@ -30,8 +30,8 @@ func newBuildCommand() *cobra.Command {
 		Long: `Build an image from a Dockerfile, without a daemon, and push it if asked to.
 
 CONTEXT is the directory files are copied from, the current one if left out.
-Layers of COPY, ADD and WORKDIR need no root filesystem; RUN needs root and an
-OCI runtime (runc or crun), and gets no network unless it says
+Layers of COPY, ADD and WORKDIR need no root filesystem; RUN needs an
+OCI runtime (runc or crun) and, of users other than root, user namespaces, and gets no network unless it says
 RUN --network=host or the build is given --network=host.
 
 The same files and arguments give the same digest on every machine. Files in
@@ -66,7 +66,7 @@ the image carry the time SOURCE_DATE_EPOCH, or 1970 if that is not set.`,
 			if len(args) == 1 {
 				dir = args[0]
 			}
-			return f.run(cmd, dir)
+			return asRoot(func() error { return f.run(cmd, dir) })
 		},
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveFilterDirs

@@ -34,7 +34,7 @@ func buildUntilKilled(dir string) int {
 	client := registry.New(registry.Options{Mirrors: map[string][]string{"docker.io": {os.Getenv("TIDEGATE_TEST_REGISTRY")}}})
 	builder, err := NewLocal(filepath.Join(dir, "cache"), client, store.Options{})
 	if err == nil {
-		_, err = builder.Build(context.Background(), Request{Context: filepath.Join(dir, "context"), Progress: func(e progress.Event) {
+		_, err = builder.Build(context.Background(), Request{Context: filepath.Join(dir, "context"), Secrets: map[string][]byte{"s": []byte(os.Getenv("TIDEGATE_TEST_SECRET"))}, Progress: func(e progress.Event) {
 			if e.Kind == progress.Log {
 				fmt.Println(e.Text)
 			}

@@ -11,6 +11,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/tidegate-ci/tidegate/internal/mask"
 	"github.com/tidegate-ci/tidegate/stages/image/layer"
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
 	"github.com/tidegate-ci/tidegate/stages/image/progress"
@@ -25,6 +26,7 @@ type execution struct {
 	document *plan.Document
 	session  *store.Session
 	running  *semaphore.Weighted
+	masker   *mask.Masker
 
 	images  imageSet
 	tables  tableSet
@@ -83,7 +85,7 @@ func newExecution(b *Builder, request Request, files *buildContext, document *pl
 	}
 	e := &execution{
 		Builder: b, request: request, files: files, document: document, session: session,
-		running: semaphore.NewWeighted(int64(parallel)), futures: map[*plan.Stage]*future{},
+		running: semaphore.NewWeighted(int64(parallel)), masker: newMasker(request.Secrets), futures: map[*plan.Stage]*future{},
 	}
 	e.images.execution = e
 	return e

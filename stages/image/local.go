@@ -3,19 +3,21 @@ package image
 import (
 	"context"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/tidegate-ci/tidegate/stages/image/registry"
 	"github.com/tidegate-ci/tidegate/stages/image/store"
 	"github.com/tidegate-ci/tidegate/stages/sandbox/oci"
 	"github.com/tidegate-ci/tidegate/stages/sandbox/rootfs"
+	"github.com/tidegate-ci/tidegate/stages/sandbox/userns"
 )
 
 // NewLocal makes a builder that keeps everything below dir. The OCI runtime is
 // looked for, and the store of root filesystems opened, only when a build has
 // a RUN.
 func NewLocal(dir string, client *registry.Client, options store.Options) (*Builder, error) {
-	unpacked := sync.OnceValues(func() (*rootfs.Store, error) { return rootfs.Open(filepath.Join(dir, "rootfs")) })
+	unpacked := sync.OnceValues(func() (*rootfs.Store, error) { return rootfs.Open(filepath.Join(dir, rootfsName())) })
 	if options.Neighbour == nil {
 		options.Neighbour = Unpacked(unpacked)
 	}
@@ -43,4 +45,14 @@ func NewLocal(dir string, client *registry.Client, options store.Options) (*Buil
 			return runtime, nil
 		},
 	}, nil
+}
+
+// rootfsName separates layers unpacked with different owners: those of a user
+// namespace are of no use outside of it.
+func rootfsName() string {
+	users := userns.Current()
+	if users.Initial {
+		return "rootfs"
+	}
+	return "rootfs-" + strings.ReplaceAll(users.Text, " ", "_")
 }

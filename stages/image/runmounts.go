@@ -8,7 +8,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"strconv"
 
 	"github.com/tidegate-ci/tidegate/stages/image/layer"
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
@@ -141,40 +140,31 @@ func (r *stepRun) cacheMount(ctx context.Context, mounts *stepMounts, m *plan.Mo
 	}
 	mounts.undo = append(mounts.undo, cache.Release)
 	mounts.caches = append(mounts.caches, cache)
-	source := cache.Path
-	if m.Source != "/" {
-		// A command may have put links into the cache: they lead nowhere outside it.
-		if source, err = inside(cache.Path, m.Source, true); err != nil {
-			return err
-		}
+	if err := makeInside(cache.Path, m.Source); err != nil {
+		return err
 	}
-	mounts.binds = append(mounts.binds, sandbox.Mount{Source: source, Target: m.Target, ReadOnly: m.ReadOnly})
+	// A command may have put links into the cache, or do so right now: they lead
+	// nowhere outside it.
+	mounts.binds = append(mounts.binds, sandbox.Mount{Source: m.Source, Within: cache.Path, Target: m.Target, ReadOnly: m.ReadOnly})
 	return nil
 }
 
-// inside gives a directory below dir, links resolved within dir.
-func inside(dir, name string, create bool) (string, error) {
+// makeInside makes the directory name below dir unless something is there.
+func makeInside(dir, name string) error {
 	tree, err := layer.OpenTree(dir, true)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer tree.Close()
-	resolved, err := tree.Resolve(name)
-	if errors.Is(err, os.ErrNotExist) && create {
-		root, err := os.OpenRoot(dir)
-		if err != nil {
-			return "", err
-		}
-		defer root.Close()
-		if err := root.MkdirAll(path.Clean(name)[1:], 0o755); err != nil {
-			return "", err
-		}
-		return filepath.Join(dir, filepath.FromSlash(name)), nil
+	if _, err := tree.Resolve(name); !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
+	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return "", err
+		return err
 	}
-	return filepath.Join(dir, filepath.FromSlash(resolved)), nil
+	defer root.Close()
+	return root.MkdirAll(path.Clean(name)[1:], 0o755)
 }
 
 // tmpfsMount is a directory of its own that is gone after the step. It lies on
@@ -191,9 +181,6 @@ func (r *stepRun) tmpfsMount(mounts *stepMounts, m *plan.Mount) error {
 	return nil
 }
 
-// memory is where secrets are while a command may read them: never on a disk.
-const memory = "/dev/shm"
-
 func (r *stepRun) secretMount(mounts *stepMounts, m *plan.Mount) error {
 	value, ok := r.request.Secrets[m.SecretID]
 	if !ok {
@@ -208,21 +195,9 @@ func (r *stepRun) secretMount(mounts *stepMounts, m *plan.Mount) error {
 	if m.Target == "" {
 		return nil
 	}
-	dir, err := r.temporary(mounts, memory)
-	if err != nil {
-		return err
-	}
-	file := filepath.Join(dir, "secret-"+strconv.Itoa(len(mounts.binds)))
-	if err := os.WriteFile(file, value, 0o600); err != nil {
-		return err
-	}
-	if err := os.Chown(file, int(m.UID), int(m.GID)); err != nil && os.Geteuid() == 0 {
-		return err
-	}
-	if err := os.Chmod(file, os.FileMode(*m.Mode).Perm()); err != nil {
-		return err
-	}
-	mounts.binds = append(mounts.binds, sandbox.Mount{Source: file, Target: m.Target, ReadOnly: true})
+	mounts.binds = append(mounts.binds, sandbox.Mount{Target: m.Target, ReadOnly: true, Content: &sandbox.Content{
+		Data: value, UID: int(m.UID), GID: int(m.GID), Mode: os.FileMode(*m.Mode).Perm(),
+	}})
 	return nil
 }
 
@@ -240,14 +215,15 @@ func (r *stepRun) bindMount(ctx context.Context, mounts *stepMounts, m *plan.Mou
 		return err
 	}
 	mounts.undo = append(mounts.undo, func() { _ = snapshot.Close() }) // the store's next user cleans up what is left
-	at, err := inside(snapshot.Root, m.Source, false)
-	if errors.Is(err, os.ErrNotExist) {
-		return &layer.NotFoundError{Source: m.Source, Where: sourceName(m.From)}
-	}
+	tree, err := layer.OpenTree(snapshot.Root, true)
 	if err != nil {
 		return err
 	}
-	mounts.binds = append(mounts.binds, sandbox.Mount{Source: at, Target: m.Target, ReadOnly: m.ReadOnly})
+	defer tree.Close()
+	if _, err := tree.Resolve(m.Source); errors.Is(err, os.ErrNotExist) {
+		return &layer.NotFoundError{Source: m.Source, Where: sourceName(m.From)}
+	}
+	mounts.binds = append(mounts.binds, sandbox.Mount{Source: m.Source, Within: snapshot.Root, Target: m.Target, ReadOnly: m.ReadOnly})
 	return nil
 }
 

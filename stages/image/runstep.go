@@ -60,13 +60,15 @@ func (r *stepRun) runIn(ctx context.Context, snapshot *rootfs.Snapshot, c *plan.
 	if err != nil {
 		return layer.Layer{}, err
 	}
-	stdout := &lineWriter{step: r, stream: "stdout", also: r.request.Stdout}
-	stderr := &lineWriter{step: r, stream: "stderr", also: r.request.Stderr}
+	stdout := r.output("stdout", r.request.Stdout)
+	stderr := r.output("stderr", r.request.Stderr)
 	env := map[string]string{}
 	for _, pairs := range [][]string{c.Unkeyed, c.Env, mounts.env} {
 		for _, pair := range pairs {
-			name, value, _ := strings.Cut(pair, "=")
-			env[name] = value
+			// A base image may have variables without a name, as those of Windows.
+			if name, value, _ := strings.Cut(pair, "="); name != "" {
+				env[name] = value
+			}
 		}
 	}
 	grown := &growth{session: r.session, upper: snapshot.Upper, caches: mounts.caches}

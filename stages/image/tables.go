@@ -22,10 +22,8 @@ type tableSet struct {
 	loaded onceMap[v1.Hash, *layer.Table]
 }
 
-const tableRecord = "table"
-
-// maxLayer bounds a layer unpacked, in bytes.
-const maxLayer = 256 << 30
+// tableRecord is the kind of a table's record; its number counts what tables tell.
+const tableRecord = "table-2"
 
 // view is what the chain's filesystem holds.
 func (e *execution) view(ctx context.Context, chain []chainLink) (layer.View, error) {
@@ -35,7 +33,7 @@ func (e *execution) view(ctx context.Context, chain []chainLink) (layer.View, er
 		if err != nil {
 			return nil, err
 		}
-		view = append(view, table)
+		view = view.Above(table)
 	}
 	return view, nil
 }
@@ -148,9 +146,11 @@ func (r *movedReader) Read(p []byte) (int, error) {
 
 func short(digest v1.Hash) string { return digest.Hex[:min(12, len(digest.Hex))] }
 
-// decompress opens what its first bytes say it is: gzip, zstd or plain.
+// decompress opens what its first bytes say it is: gzip, zstd or plain. What it
+// gives is bounded as layer.Bounded says.
 func decompress(packed io.ReadCloser) (io.ReadCloser, error) {
-	buffered := bufio.NewReaderSize(packed, 256<<10)
+	counter := &layer.Counter{From: packed}
+	buffered := bufio.NewReaderSize(counter, 256<<10)
 	magic, _ := buffered.Peek(4) // shorter is neither
 	fail := func(err error) (io.ReadCloser, error) {
 		return nil, errors.Join(fmt.Errorf("unpack layer: %w", err), packed.Close())
@@ -161,16 +161,16 @@ func decompress(packed io.ReadCloser) (io.ReadCloser, error) {
 		if err != nil {
 			return fail(err)
 		}
-		return &stream{bounded(reader), []io.Closer{reader, packed}}, nil
+		return &stream{layer.Bounded(reader, counter), []io.Closer{reader, packed}}, nil
 	case len(magic) >= 4 && magic[0] == 0x28 && magic[1] == 0xb5 && magic[2] == 0x2f && magic[3] == 0xfd:
 		reader, err := zstd.NewReader(buffered, zstd.WithDecoderMaxWindow(128<<20))
 		if err != nil {
 			return fail(err)
 		}
 		closer := reader.IOReadCloser()
-		return &stream{bounded(closer), []io.Closer{closer, packed}}, nil
+		return &stream{layer.Bounded(closer, counter), []io.Closer{closer, packed}}, nil
 	}
-	return &stream{bounded(buffered), []io.Closer{packed}}, nil
+	return &stream{layer.Bounded(buffered, counter), []io.Closer{packed}}, nil
 }
 
 type stream struct {
@@ -184,20 +184,4 @@ func (s *stream) Close() error {
 		all = errors.Join(all, c.Close())
 	}
 	return all
-}
-
-// boundedReader fails where a stream turns out too large.
-type boundedReader struct {
-	from io.Reader
-	left int64
-}
-
-func bounded(from io.Reader) io.Reader { return &boundedReader{from, maxLayer} }
-
-func (b *boundedReader) Read(p []byte) (int, error) {
-	n, err := b.from.Read(p)
-	if b.left -= int64(n); b.left < 0 {
-		return 0, fmt.Errorf("the layer unpacks to more than %d bytes", int64(maxLayer))
-	}
-	return n, err
 }

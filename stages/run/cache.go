@@ -16,9 +16,8 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tidegate-ci/tidegate/pipeline/event"
+	"github.com/tidegate-ci/tidegate/stages/sandbox/filelock"
 )
 
 // maxSlots is how many copies of one cache are kept for attempts that run at the
@@ -55,7 +54,7 @@ func cacheKey(e event.Event, image, path string) string {
 // heldCache is a cache directory in use.
 type heldCache struct {
 	dir       string
-	lock      *os.File
+	lock      *filelock.Lock
 	temporary bool
 }
 
@@ -66,7 +65,7 @@ func (c *caches) take(key string) (*heldCache, error) {
 	}
 	for slot := range maxSlots {
 		held, err := takeSlot(filepath.Join(parent, strconv.Itoa(slot)))
-		if err == nil || !errors.Is(err, unix.EWOULDBLOCK) {
+		if err == nil || !errors.Is(err, filelock.ErrHeld) {
 			return held, err
 		}
 	}
@@ -82,32 +81,17 @@ func (c *caches) take(key string) (*heldCache, error) {
 func open(dir string) error { return os.Chmod(dir, 0o777) }
 
 func takeSlot(name string) (*heldCache, error) {
-	for {
-		lock, err := os.OpenFile(name+".lock", os.O_RDWR|os.O_CREATE, 0o600)
-		if err != nil {
-			return nil, fmt.Errorf("take cache: %w", err)
-		}
-		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			_ = lock.Close()
-			if errors.Is(err, unix.EINTR) {
-				continue
-			}
-			return nil, fmt.Errorf("take cache: %w", err)
-		}
-		named, namedErr := os.Stat(lock.Name())
-		held, heldErr := lock.Stat()
-		if namedErr != nil || heldErr != nil || !os.SameFile(named, held) {
-			_ = lock.Close() // pruned in between
-			continue
-		}
-		now := time.Now()
-		err = errors.Join(os.MkdirAll(name, 0o777), open(name), os.Chtimes(lock.Name(), now, now))
-		if err != nil {
-			_ = lock.Close()
-			return nil, fmt.Errorf("take cache: %w", err)
-		}
-		return &heldCache{dir: name, lock: lock}, nil
+	lock, err := filelock.Try(name+".lock", filelock.Exclusive)
+	if err != nil {
+		return nil, fmt.Errorf("take cache: %w", err)
 	}
+	now := time.Now()
+	err = errors.Join(os.MkdirAll(name, 0o777), open(name), os.Chtimes(lock.Path(), now, now))
+	if err != nil {
+		lock.Release()
+		return nil, fmt.Errorf("take cache: %w", err)
+	}
+	return &heldCache{dir: name, lock: lock}, nil
 }
 
 func (h *heldCache) release() {
@@ -115,7 +99,7 @@ func (h *heldCache) release() {
 		_ = os.RemoveAll(h.dir)
 		return
 	}
-	_ = h.lock.Close()
+	h.lock.Release()
 }
 
 // PruneCaches removes caches, those used longest ago first, until the rest takes
@@ -152,7 +136,7 @@ func (k *Kind) PruneCaches(ctx context.Context, maxBytes int64) (int64, error) {
 			break
 		}
 		held, err := takeSlot(strings.TrimSuffix(s.lock, ".lock"))
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		if errors.Is(err, filelock.ErrHeld) {
 			continue
 		}
 		if err != nil {
@@ -162,8 +146,7 @@ func (k *Kind) PruneCaches(ctx context.Context, maxBytes int64) (int64, error) {
 			held.release()
 			return total, fmt.Errorf("remove cache: %w", err)
 		}
-		_ = os.Remove(s.lock)
-		held.release()
+		held.lock.Remove()
 		total -= s.bytes
 	}
 	return total, nil

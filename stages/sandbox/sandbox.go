@@ -6,13 +6,27 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 )
 
 // Mount makes a directory or file of the host visible inside the sandbox.
 type Mount struct {
-	Source   string // absolute, on the host
+	Source   string // absolute, on the host; below Within, if that is set
 	Target   string // absolute, inside
 	ReadOnly bool
+	// Within is a directory of the host that Source must not lead out of: links
+	// are followed as if it were the root, whatever others change meanwhile.
+	Within string
+	// Content makes the mount a file that is in memory only and gone with the
+	// container, for secrets; Source is not used then. The file is read-only.
+	Content *Content
+}
+
+// Content is a file made for one container.
+type Content struct {
+	Data     []byte
+	UID, GID int
+	Mode     os.FileMode // permission bits
 }
 
 // Command is one command to run.

@@ -15,14 +15,6 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// The bounds of an archive that is unpacked. The ratio is of unpacked to packed
-// bytes, and counts once more than ratioFrom came out.
-const (
-	maxUnpacked = 64 << 30
-	maxRatio    = 1000
-	ratioFrom   = 256 << 20
-)
-
 // Directory tells whether the item is a directory.
 func (i *Item) Directory() bool { return i.Type == tar.TypeDir }
 
@@ -112,6 +104,9 @@ type archiveReader struct {
 	tar   *tar.Reader
 	index int
 	end   []func()
+	// size is of the files so far, holes of sparse ones included.
+	size   int64
+	packed *Counter
 }
 
 func (a *archiveReader) open() error {
@@ -120,15 +115,15 @@ func (a *archiveReader) open() error {
 	if err != nil {
 		return fmt.Errorf("read %q: %w", a.name, err)
 	}
-	packed := &countingReader{from: file}
+	packed := &Counter{From: file}
 	stream, end, err := unpackStream(bufio.NewReaderSize(packed, 256<<10))
 	if err != nil {
 		_ = file.Close() // err matters more
 		return fmt.Errorf("unpack %q: %w", a.name, err)
 	}
 	a.end = []func(){end, func() { _ = file.Close() }}
-	a.tar = tar.NewReader(&ratioReader{from: stream, packed: packed})
-	a.index = -1
+	a.tar, a.packed = tar.NewReader(Bounded(stream, packed)), packed
+	a.index, a.size = -1, 0
 	return nil
 }
 
@@ -145,34 +140,11 @@ func (a *archiveReader) next() (*tar.Header, error) {
 		if a.index++; a.index > maxEntries {
 			err = fmt.Errorf("the archive has more than %d files", maxEntries)
 		}
+		// A sparse file takes hardly a byte of the archive and all of it in a layer.
+		a.size += header.Size
+		err = errors.Join(err, checkUnpacked(a.size, a.packed.N))
 	}
 	return header, err
-}
-
-type countingReader struct {
-	from io.Reader
-	n    int64
-}
-
-func (c *countingReader) Read(p []byte) (int, error) {
-	n, err := c.from.Read(p)
-	c.n += int64(n)
-	return n, err
-}
-
-type ratioReader struct {
-	from   io.Reader
-	packed *countingReader
-	n      int64
-}
-
-func (r *ratioReader) Read(p []byte) (int, error) {
-	n, err := r.from.Read(p)
-	r.n += int64(n)
-	if r.n > maxUnpacked || (r.n > ratioFrom && r.n/maxRatio > r.packed.n) {
-		return 0, fmt.Errorf("the archive unpacks to far more than its size: %d bytes from %d", r.n, r.packed.n)
-	}
-	return n, err
 }
 
 // archived places one entry. Names and hard links stay below the destination;

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"path/filepath"
 	"strings"
 	"syscall"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/tidegate-ci/tidegate/stages/image/ignore"
+	"github.com/tidegate-ci/tidegate/stages/sandbox/userns"
 )
 
 // Item is a file that a COPY or ADD takes, before it is known where it goes.
@@ -418,7 +420,7 @@ func (s *Selector) item(name, target string, info fs.FileInfo) (Item, bool, erro
 	if isStat {
 		item.stamp = stamp{Size: info.Size(), Modified: info.ModTime().UnixNano(), Changed: stat.Ctim.Nano(), Inode: stat.Ino}
 		if s.Tree.KeepOwner {
-			item.UID, item.GID = int(stat.Uid), int(stat.Gid)
+			item.UID, item.GID = userns.Owner(filepath.Join(s.Tree.Dir, local(name)), stat.Uid, stat.Gid)
 		}
 	}
 	switch flag {

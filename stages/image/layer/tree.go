@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 )
 
@@ -86,41 +84,22 @@ func (t *Tree) Names(name string) ([]string, error) {
 // Resolve follows every symbolic link in name, the last component included.
 // The error is fs.ErrNotExist when a link or name leads nowhere.
 func (t *Tree) Resolve(name string) (string, error) {
-	pending := strings.Split(cleanName(name), "/")
-	done := ""
-	for links := 0; len(pending) > 0; {
-		component := pending[0]
-		pending = pending[1:]
-		switch component {
-		case "", ".":
-			continue
-		case "..":
-			done = strings.TrimPrefix(path.Dir("/"+done), "/")
-			continue
-		}
-		next := path.Join(done, component)
-		info, err := t.Lstat(next)
+	resolved, err := resolve(name, func(at string) (string, bool, error) {
+		info, err := t.Lstat(at)
 		if err != nil {
 			if errors.Is(err, syscall.ENOTDIR) {
 				err = fs.ErrNotExist
 			}
-			return "", err
+			return "", false, err
 		}
 		if info.Mode()&fs.ModeSymlink == 0 {
-			done = next
-			continue
+			return "", false, nil
 		}
-		if links++; links > maxLinks {
-			return "", fmt.Errorf("%s: %w", name, ErrLinks)
-		}
-		target, err := t.Readlink(next)
-		if err != nil {
-			return "", err
-		}
-		if path.IsAbs(target) {
-			done = ""
-		}
-		pending = append(strings.Split(target, "/"), pending...)
+		target, err := t.Readlink(at)
+		return target, true, err
+	})
+	if errors.Is(err, ErrLinks) {
+		return "", fmt.Errorf("%s: %w", name, err)
 	}
-	return done, nil
+	return resolved, err
 }

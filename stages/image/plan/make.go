@@ -295,6 +295,9 @@ func (m *maker) baseConfig(i int, pos Position) (Source, dockerspec.DockerOCIIma
 	}
 	base.Platform = m.platforms[i]
 	image, err := m.options.Images.Config(m.ctx, base.Reference, base.Platform)
+	if err == nil {
+		err = checkBaseConfig(&image.Config)
+	}
 	if err != nil {
 		pos = m.at(pos, m.stages[i].BaseName)
 		return base, dockerspec.DockerOCIImage{}, &Error{Pos: pos, Err: fmt.Errorf("base image %s: %w", base.Reference, err), Excerpt: m.Excerpt(pos)}

@@ -8,39 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/tidegate-ci/tidegate/stages/sandbox/filelock"
 )
-
-var errHeld = errors.New("held by another process")
-
-// lockFile creates and locks a file. The lock says that the process that runs a
-// container lives; the kernel takes it away when it does not.
-func lockFile(name string) (*os.File, error) {
-	for {
-		file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
-		if err != nil {
-			return nil, err
-		}
-		err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err != nil {
-			_ = file.Close()
-			if errors.Is(err, unix.EWOULDBLOCK) {
-				return nil, errHeld
-			}
-			if errors.Is(err, unix.EINTR) {
-				continue
-			}
-			return nil, fmt.Errorf("lock %s: %w", name, err)
-		}
-		// Whoever cleaned up may have unlinked it in between.
-		named, namedErr := os.Stat(name)
-		held, heldErr := file.Stat()
-		if namedErr == nil && heldErr == nil && os.SameFile(named, held) {
-			return file, nil
-		}
-		_ = file.Close()
-	}
-}
 
 // clearLeftovers ends containers whose Tidegate process is gone.
 func (r *Runtime) clearLeftovers(ctx context.Context) error {
@@ -54,21 +23,18 @@ func (r *Runtime) clearLeftovers(ctx context.Context) error {
 			continue
 		}
 		name := filepath.Join(r.dir, "containers", entry.Name())
-		lock, err := lockFile(name)
-		if errors.Is(err, errHeld) {
+		lock, err := filelock.Try(name, filelock.Exclusive)
+		if errors.Is(err, filelock.ErrHeld) {
 			continue
 		}
 		if err != nil {
 			return fmt.Errorf("clear container %s of a killed process: %w", id, err)
 		}
-		err = r.clearContainer(ctx, id)
-		if err == nil {
-			_ = os.Remove(name)
-		}
-		_ = lock.Close()
-		if err != nil {
+		if err := r.clearContainer(ctx, id); err != nil {
+			lock.Release()
 			return fmt.Errorf("clear container %s of a killed process: %w", id, err)
 		}
+		lock.Remove()
 	}
 	return nil
 }

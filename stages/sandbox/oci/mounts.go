@@ -40,7 +40,7 @@ func (b *bundle) mounts(points *stubs, command sandbox.Command, home string) ([]
 	})
 	var mounts []specs.Mount
 	for _, m := range wanted {
-		mount, err := bindMount(points, m)
+		mount, err := b.bindMount(points, m)
 		if err != nil {
 			return nil, err
 		}
@@ -49,29 +49,41 @@ func (b *bundle) mounts(points *stubs, command sandbox.Command, home string) ([]
 	return mounts, nil
 }
 
-func bindMount(points *stubs, m sandbox.Mount) (specs.Mount, error) {
-	if !filepath.IsAbs(m.Source) || !path.IsAbs(m.Target) {
-		return specs.Mount{}, fmt.Errorf("mount %q at %q: both must be absolute", m.Source, m.Target)
-	}
+func (b *bundle) bindMount(points *stubs, m sandbox.Mount) (specs.Mount, error) {
 	target := path.Clean(m.Target)
-	for _, kept := range []string{"/proc", "/sys", "/dev"} {
-		if target == kept || strings.HasPrefix(target, kept+"/") {
-			return specs.Mount{}, fmt.Errorf("mount %q at %q: %s belongs to the container", m.Source, m.Target, kept)
-		}
+	if !path.IsAbs(target) {
+		return specs.Mount{}, fmt.Errorf("mount at %q: the target must be absolute", m.Target)
 	}
-	dir, err := isDirectory(m.Source)
+	if kept := belongsToContainer(target); kept != "" {
+		return specs.Mount{}, fmt.Errorf("mount at %q: %s belongs to the container", m.Target, kept)
+	}
+	source, name, err := b.stage(m)
 	if err != nil {
 		return specs.Mount{}, fmt.Errorf("mount at %s: %w", target, err)
 	}
-	at, err := points.ensure(target, dir)
+	at, err := points.ensure(target, source.directory)
 	if err != nil {
 		return specs.Mount{}, err
 	}
+	if kept := belongsToContainer(at); kept != "" {
+		return specs.Mount{}, fmt.Errorf("mount at %q: a link in the image leads to %s, which belongs to the container", m.Target, at)
+	}
+	b.points = append(b.points, at)
 	options := []string{"bind", "nosuid", "nodev", "rw"}
-	if m.ReadOnly {
+	if m.ReadOnly || m.Content != nil {
 		options[3] = "ro"
 	}
-	return specs.Mount{Destination: at, Type: "bind", Source: m.Source, Options: options}, nil
+	return specs.Mount{Destination: at, Type: "bind", Source: name, Options: options}, nil
+}
+
+// belongsToContainer tells which of the container's own trees a path lies in.
+func belongsToContainer(name string) string {
+	for _, kept := range []string{"/proc", "/sys", "/dev"} {
+		if name == kept || strings.HasPrefix(name, kept+"/") {
+			return kept
+		}
+	}
+	return ""
 }
 
 // networkFiles writes /etc/hosts and /etc/resolv.conf as they are right for the

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tidegate-ci/tidegate/stages/sandbox"
+	"github.com/tidegate-ci/tidegate/stages/sandbox/filelock"
 )
 
 // ErrNotExecutable is in the chain of Run's error when the root filesystem has
@@ -32,6 +33,9 @@ var ErrNotExecutable = errors.New("the command can't be executed in the image")
 func (r *Runtime) Run(ctx context.Context, root string, command sandbox.Command, limits Limits) (err error) {
 	if len(command.Args) == 0 {
 		return errors.New("run a container: no command")
+	}
+	if err := checkText(command); err != nil {
+		return fmt.Errorf("run a container: %w", err)
 	}
 	who, err := lookUpUser(root, command.User)
 	if err != nil {
@@ -65,15 +69,26 @@ func (r *Runtime) Run(ctx context.Context, root string, command sandbox.Command,
 	if err != nil {
 		return fmt.Errorf("run a container: %w", err)
 	}
+	if command.Dir, err = bundle.workingDirectory(points, command.Dir); err != nil {
+		return fmt.Errorf("run a container: %w", err)
+	}
 	spec, err := containerSpec(root, bundle.id, command, who, mounts, r.controllers, limits)
 	if err != nil {
 		return fmt.Errorf("run a container: %w", err)
+	}
+	if !r.users.Initial {
+		if err := ordinary(spec, r.users, command, limits); err != nil {
+			return fmt.Errorf("run a container: %w", err)
+		}
+	}
+	if r.adjust != nil {
+		r.adjust(spec)
 	}
 	raw, err := json.Marshal(spec)
 	if err != nil {
 		return fmt.Errorf("run a container: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(bundle.dir, "config.json"), raw, 0o600); err != nil { //nolint:gosec // G703: bundle.dir was made by this process
+	if err := bundle.configure(raw); err != nil {
 		return fmt.Errorf("run a container: %w", err)
 	}
 	return r.execute(ctx, bundle, command, limits.MemoryBytes > 0 && r.controllers.memory)
@@ -98,7 +113,7 @@ func (r *Runtime) execute(ctx context.Context, bundle *bundle, command sandbox.C
 	// Pipes end with the container; this bounds the wait for a reader that does not.
 	cmd.WaitDelay = waitDelay
 
-	if err := cmd.Start(); err != nil {
+	if err := bundle.start(cmd); err != nil {
 		return fmt.Errorf("start %s: %w", r.command, err)
 	}
 	ended := make(chan error, 1)
@@ -215,7 +230,12 @@ func (b *bundle) loggedErrors() string {
 type bundle struct {
 	id   string
 	dir  string
-	lock *os.File
+	lock *filelock.Lock
+	// staged are the sources of the mounts, points where each is seen.
+	staged []*staged
+	points []string
+	// config holds the container's specification.
+	config *os.File
 }
 
 func (b *bundle) logFile() string { return filepath.Join(b.dir, "log") }
@@ -224,22 +244,28 @@ func (b *bundle) pidFile() string { return filepath.Join(b.dir, "pid") }
 func (r *Runtime) newBundle() (*bundle, error) {
 	id := uuid.NewString()
 	dir := filepath.Join(r.dir, "containers", id)
-	lock, err := lockFile(dir + ".lock")
+	lock, err := filelock.Try(dir+".lock", filelock.Exclusive)
 	if err != nil {
 		return nil, err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		_ = os.Remove(lock.Name())
-		_ = lock.Close()
+		lock.Remove()
 		return nil, err
 	}
 	return &bundle{id: id, dir: dir, lock: lock}, nil
 }
 
 func (b *bundle) remove() error {
+	for _, s := range b.staged {
+		if s.fd >= 0 {
+			unix.Close(s.fd)
+		}
+	}
+	if b.config != nil {
+		_ = b.config.Close()
+	}
 	err := os.RemoveAll(b.dir)
-	_ = os.Remove(b.lock.Name())
-	_ = b.lock.Close()
+	b.lock.Remove()
 	if err != nil {
 		return fmt.Errorf("remove container files: %w", err)
 	}

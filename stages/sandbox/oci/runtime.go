@@ -15,7 +15,10 @@ import (
 
 	"go.uber.org/zap"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/tidegate-ci/tidegate/stages/sandbox"
+	"github.com/tidegate-ci/tidegate/stages/sandbox/userns"
 )
 
 // ErrNoRuntime is returned by Find when no OCI runtime works here.
@@ -48,6 +51,10 @@ type Runtime struct {
 	grace       time.Duration
 	log         *zap.Logger
 	controllers controllers
+	// users are those of the user namespace this process is in.
+	users userns.Mapping
+	// adjust, if set, changes the specification: tests take a defence away with it.
+	adjust func(*specs.Spec)
 }
 
 // Find returns a runtime that has run a container on this machine just now,
@@ -55,7 +62,7 @@ type Runtime struct {
 // error (ErrNoRuntime) tells what each runtime answered and what to do.
 func Find(ctx context.Context, options Options) (*Runtime, error) {
 	if os.Geteuid() != 0 {
-		return nil, fmt.Errorf("%w: containers need root here: run as root, or use stages without an image", ErrNoRuntime)
+		return nil, fmt.Errorf("%w: containers need root, or a user namespace: run as root, or let users make namespaces (sysctl user.max_user_namespaces; on Debian kernel.unprivileged_userns_clone=1, on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0)", ErrNoRuntime)
 	}
 	dir, err := filepath.Abs(options.Dir)
 	if err != nil {
@@ -85,7 +92,10 @@ func Find(ctx context.Context, options Options) (*Runtime, error) {
 			failures = append(failures, fmt.Errorf("%s: %w", name, err))
 			continue
 		}
-		r := &Runtime{command: command, dir: dir, grace: grace, log: log, controllers: findControllers()}
+		r := &Runtime{command: command, dir: dir, grace: grace, log: log, users: userns.Current(), controllers: findControllers()}
+		if !r.users.Initial {
+			r.controllers = controllers{} // none is the user's
+		}
 		if err := r.clearLeftovers(ctx); err != nil {
 			failures = append(failures, fmt.Errorf("%s: %w", command, err))
 			continue

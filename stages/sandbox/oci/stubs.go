@@ -3,12 +3,13 @@ package oci
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tidegate-ci/tidegate/stages/sandbox/scoped"
 )
 
 // stubs are the empty directories and files that a root filesystem got so that
@@ -37,7 +38,7 @@ type touchedDirectory struct {
 const maxLinks = 40
 
 func openStubs(root string) (*stubs, error) {
-	top, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	top, err := scoped.Root(root)
 	if err != nil {
 		return nil, fmt.Errorf("open root filesystem %s: %w", root, err)
 	}
@@ -84,7 +85,7 @@ func (s *stubs) ensureFrom(at, name string, dir bool, links int) (string, error)
 				break
 			}
 			var target string
-			if target, err = readlinkat(parent, component); err != nil {
+			if target, err = scoped.Readlink(parent, component); err != nil {
 				break
 			}
 			unix.Close(parent)
@@ -113,28 +114,11 @@ func (s *stubs) ensureFrom(at, name string, dir bool, links int) (string, error)
 
 // open opens a directory by its link-free name.
 func (s *stubs) open(name string) (int, error) {
-	if name == "" {
-		name = "."
+	fd, err := scoped.OpenPlain(s.top, name, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return -1, fmt.Errorf("/%s: %w", name, err)
 	}
-	for {
-		fd, err := unix.Openat2(s.top, name, &unix.OpenHow{
-			Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
-		})
-		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) {
-			continue
-		}
-		if err != nil {
-			return -1, fmt.Errorf("/%s: %w", name, err)
-		}
-		return fd, nil
-	}
-}
-
-func readlinkat(dir int, name string) (string, error) {
-	buffer := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(dir, name, buffer)
-	return string(buffer[:max(n, 0)]), err
+	return fd, nil
 }
 
 func (s *stubs) make(parent int, name string, dir bool) error {
@@ -183,13 +167,4 @@ func (s *stubs) remove() {
 	}
 	unix.Close(s.top)
 	s.made, s.touched, s.top = nil, nil, -1
-}
-
-// isDirectory tells what a mount's source is.
-func isDirectory(source string) (bool, error) {
-	info, err := os.Stat(source)
-	if err != nil {
-		return false, err
-	}
-	return info.IsDir(), nil
 }

@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/tidegate-ci/tidegate/stages/sandbox/scoped"
 )
 
 // identity is who a command runs as.
@@ -140,7 +140,7 @@ func parseID(text string) (uint32, error) {
 // accountLines reads a file of colon-separated lines out of a root filesystem. A
 // missing file has none.
 func accountLines(root, name string) ([][]string, error) {
-	file, err := openInRoot(root, name)
+	file, err := scoped.ReadFile(root, name)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -165,40 +165,4 @@ func parseAccounts(from io.Reader) ([][]string, error) {
 		return nil, fmt.Errorf("read the image's accounts: %w", err)
 	}
 	return lines, nil
-}
-
-// openInRoot opens a regular file for reading, its name resolved as a process
-// chrooted to root would.
-func openInRoot(root, name string) (*os.File, error) {
-	top, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: root, Err: err}
-	}
-	defer unix.Close(top)
-	fd, err := openat2(top, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: err}
-	}
-	file := os.NewFile(uintptr(fd), name)
-	info, err := file.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = &os.PathError{Op: "read", Path: name, Err: errors.New("not a regular file")}
-	}
-	if err != nil {
-		_ = file.Close()
-		return nil, err
-	}
-	return file, nil
-}
-
-func openat2(root int, name string, flags uint64) (int, error) {
-	for {
-		fd, err := unix.Openat2(root, name, &unix.OpenHow{
-			Flags:   flags | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-		})
-		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
-			return fd, err
-		}
-	}
 }

@@ -17,41 +17,19 @@ import (
 // must be the digest of the stream that Diff gave, so that the layer need not be
 // unpacked again. The snapshot's root is gone afterwards; it still has to be closed.
 func (s *Store) Adopt(ctx context.Context, snapshot *Snapshot, diffID v1.Hash) error {
-	if err := checkDiffID(diffID); err != nil {
-		return err
-	}
-	lock, err := acquireUnless(ctx, s.lockPath(diffID), exclusive, func() bool { return s.Has(diffID) })
+	err := s.make(ctx, diffID, func(tree string) (record, error) {
+		if err := snapshot.unmount(); err != nil {
+			return record{}, err
+		}
+		if err := os.Rename(snapshot.Upper, tree); err != nil {
+			return record{}, err
+		}
+		return normalise(ctx, tree, snapshot)
+	})
 	if err != nil {
-		return fmt.Errorf("wait for layer %s: %w", diffID, err)
-	}
-	defer lock.release()
-	if s.Has(diffID) {
-		return nil
-	}
-	if err := s.adopt(ctx, snapshot, diffID); err != nil {
 		return fmt.Errorf("keep the changes of a snapshot as layer %s: %w", diffID, err)
 	}
 	return nil
-}
-
-func (s *Store) adopt(ctx context.Context, snapshot *Snapshot, diffID v1.Hash) error {
-	if err := snapshot.unmount(); err != nil {
-		return err
-	}
-	incoming, err := s.newIncoming()
-	if err != nil {
-		return err
-	}
-	defer incoming.discard()
-	tree := filepath.Join(incoming.dir, "tree")
-	if err := os.Rename(snapshot.Upper, tree); err != nil {
-		return err
-	}
-	r, err := normalise(ctx, tree, snapshot)
-	if err != nil {
-		return err
-	}
-	return s.publish(incoming, diffID, r)
 }
 
 // normalise brings an upper directory to what unpacking its Diff would give.
@@ -109,7 +87,7 @@ func dropOverlayAttributes(file string) error {
 		return err
 	}
 	for _, name := range names {
-		if !strings.HasPrefix(name, "trusted.overlay.") || name == opaqueAttribute {
+		if !strings.HasPrefix(name, disk().notes) || name == disk().opaque() {
 			continue
 		}
 		if err := unix.Lremovexattr(file, name); err != nil && !errors.Is(err, unix.ENODATA) {

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tidegate-ci/tidegate/stages/sandbox/userns"
 )
 
 // DiffOptions shape the layer that Diff writes.
@@ -214,11 +216,12 @@ func (d *diff) marker(name string) *tar.Header {
 
 func (d *diff) add(name string, stat *unix.Stat_t) error {
 	file := filepath.Join(d.snapshot.Upper, name)
+	uid, gid := userns.Owner(file, stat.Uid, stat.Gid)
 	header := &tar.Header{
 		Name:    name,
 		Mode:    int64(stat.Mode & 0o7777),
-		Uid:     int(stat.Uid),
-		Gid:     int(stat.Gid),
+		Uid:     uid,
+		Gid:     gid,
 		ModTime: layerTime(stat.Mtim, d.epoch),
 		Format:  tar.FormatPAX,
 	}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tidegate-ci/tidegate/stages/sandbox/scoped"
 )
 
 // Names with a meaning in a layer (OCI image specification, "Representing
@@ -22,12 +24,30 @@ const (
 	// reservedPrefix marks what AUFS kept for itself; it says nothing about files.
 	reservedPrefix = ".wh..wh."
 
-	opaqueAttribute = "trusted.overlay.opaque"
-	paxAttribute    = "SCHILY.xattr."
+	paxAttribute = "SCHILY.xattr."
 )
 
 // blockSize is what a store counts for an entry, and rounds file sizes up to.
 const blockSize = 4096
+
+// The bounds of sparse files: how many bytes they may have for each of the stream,
+// which counts once they have more than sparseFrom together.
+const (
+	maxSparse  = 1000
+	sparseFrom = 256 << 20
+)
+
+// countingReader counts what is read through it.
+type countingReader struct {
+	from io.Reader
+	n    int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.from.Read(p)
+	c.n += int64(n)
+	return n, err
+}
 
 // extract writes a layer's tar stream below dir, in overlay form.
 func extract(from io.Reader, dir string, limits Limits) (record, error) {
@@ -36,10 +56,10 @@ func extract(from io.Reader, dir string, limits Limits) (record, error) {
 		return record{}, err
 	}
 	defer t.close()
-	x := &extraction{tree: t, buffer: make([]byte, 256<<10), left: limits.Bytes, take: limits.take}
+	counted := &countingReader{from: from}
+	x := &extraction{tree: t, buffer: make([]byte, 256<<10), left: limits.Bytes, stream: counted, take: limits.take}
 	t.implied[""] = struct{}{}
-
-	archive := tar.NewReader(from)
+	archive := tar.NewReader(counted)
 	for entries := 0; ; entries++ {
 		header, err := archive.Next()
 		if errors.Is(err, io.EOF) {
@@ -74,7 +94,13 @@ type extraction struct {
 	buffer []byte
 	bytes  int64
 	left   int64
-	take   func(bytes int64) error // may be nil
+	// content is the size of the files so far, stream what they came from.
+	content int64
+	stream  *countingReader
+	// stale is set when what was replaced may be a link on the way to the
+	// directory that the tree remembers.
+	stale bool
+	take  func(bytes int64) error // may be nil
 	// directories get their times at the end: writing into one changes them.
 	directories []directoryTime
 }
@@ -93,6 +119,10 @@ func (x *extraction) entry(header *tar.Header, content io.Reader) error {
 	if err != nil {
 		return err
 	}
+	if x.stale {
+		x.tree.forget()
+		x.stale = false
+	}
 	if err := x.grow(blockSize); err != nil {
 		return err
 	}
@@ -107,6 +137,11 @@ func (x *extraction) entry(header *tar.Header, content io.Reader) error {
 	parent, err := x.tree.directory(parentName, true)
 	if err != nil {
 		return err
+	}
+	if disk().ordinary && isDevice(header) {
+		// No ordinary user may make one. The container has its own, and a layer
+		// tells only what a command changed: nothing is lost of the image.
+		return nil
 	}
 	// A link's target may lie in another directory, whose descriptor replaces
 	// the remembered one.
@@ -187,10 +222,15 @@ func (x *extraction) create(parent int, base string, header *tar.Header, content
 
 // replace removes base from parent. The descriptor parent stays valid.
 func (x *extraction) replace(parent int, base string) error {
+	x.stale = true
 	if err := remove(parent, base); err != nil {
 		return fmt.Errorf("replace an earlier entry: %w", err)
 	}
 	return nil
+}
+
+func isDevice(header *tar.Header) bool {
+	return (header.Typeflag == tar.TypeChar && (header.Devmajor != 0 || header.Devminor != 0)) || header.Typeflag == tar.TypeBlock
 }
 
 func isWhiteout(stat *unix.Stat_t) bool {
@@ -204,7 +244,7 @@ func (x *extraction) createNew(parent int, base string, header *tar.Header, cont
 	case tar.TypeReg, tar.TypeRegA, tar.TypeGNUSparse, tar.TypeCont: //nolint:staticcheck // old archives use TypeRegA
 		return x.file(parent, base, header, content)
 	case tar.TypeSymlink:
-		if header.Linkname == "" || len(header.Linkname) > maxName {
+		if header.Linkname == "" || len(header.Linkname) > scoped.MaxName {
 			return fmt.Errorf("symbolic link with a target of %d bytes", len(header.Linkname))
 		}
 		return unix.Symlinkat(header.Linkname, parent, base)
@@ -228,6 +268,10 @@ func (x *extraction) file(parent int, base string, header *tar.Header, content i
 		return errors.New("the layer's files are larger than the store's limit for one layer")
 	}
 	x.left -= header.Size
+	// A sparse file takes hardly a byte of the stream and all of it on the disk.
+	if x.content += header.Size; x.content > sparseFrom && x.content/maxSparse > x.stream.n {
+		return fmt.Errorf("sparse files of %d bytes from a stream of %d: a decompression bomb", x.content, x.stream.n)
+	}
 	if err := x.grow((header.Size + blockSize - 1) / blockSize * blockSize); err != nil {
 		return err
 	}
@@ -278,6 +322,10 @@ func (x *extraction) hardLink(parent int, parentName, base, target string) error
 		return fmt.Errorf("hard link to %q: %w", shorten(target), err)
 	}
 	defer unix.Close(from)
+	var original unix.Stat_t
+	if err := unix.Fstatat(from, targetBase, &original, unix.AT_SYMLINK_NOFOLLOW); err == nil && isWhiteout(&original) {
+		return fmt.Errorf("hard link to %q: the layer has removed it", shorten(target))
+	}
 	// A link to the link itself, not through it: no flag to follow is set.
 	err = unix.Linkat(from, targetBase, parent, base, 0)
 	if errors.Is(err, unix.EEXIST) {
@@ -327,7 +375,7 @@ func (x *extraction) whiteout(parentName, base string) error {
 }
 
 func (x *extraction) makeOpaque(parent int, base string) error {
-	if err := setAttribute(parent, base, opaqueAttribute, "y"); err != nil {
+	if err := setAttribute(parent, base, disk().opaque(), "y"); err != nil {
 		return fmt.Errorf("mark a directory opaque: %w", err)
 	}
 	return nil

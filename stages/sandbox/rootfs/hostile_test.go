@@ -4,8 +4,10 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -41,6 +43,7 @@ func TestHostileLayersStayInside(t *testing.T) {
 		"hard link outside":       {hardlink("stolen", "../victim"), file("stolen", "x")},
 		"hard link by link":       {symlink("l", "../victim"), hardlink("stolen", "l"), file("stolen", "x")},
 		"hard link in link":       {symlink("l", ".."), hardlink("stolen", "l/victim"), file("stolen", "x")},
+		"hard link to a whiteout": {file(".wh.a", ""), hardlink("b", "a")},
 		"whiteout outside":        {file("../.wh.victim", ""), symlink("l", ".."), file("l/.wh.victim", "")},
 		"whiteout of dot dot":     {file(".wh...", "")},
 		"opaque outside":          {symlink("l", ".."), file("l/.wh..wh..opq", "")},
@@ -80,6 +83,30 @@ func TestLayersAreBounded(t *testing.T) {
 	require.NoError(t, err)
 	require.ErrorContains(t, store.Ensure(context.Background(), digestOf(many), opener(many)), "larger than the store's limit")
 	require.False(t, store.Has(digestOf(many)))
+}
+
+// A file of holes alone costs the layer a few bytes and the disk all it says.
+func TestSparseBombsAreFoundOut(t *testing.T) {
+	const size = 60 << 30
+	var stream bytes.Buffer
+	record := func(key, value string) string {
+		text := " " + key + "=" + value + "\n"
+		return fmt.Sprintf("%d%s", len(text)+2, text) // all are of two digits
+	}
+	records := record("GNU.sparse.size", strconv.Itoa(size)) + record("GNU.sparse.numblocks", "1") + record("GNU.sparse.map", "0,1") + record("GNU.sparse.name", "holes")
+	w := tar.NewWriter(&stream)
+	// The writer refuses sparse records; so they are put in place of a comment.
+	filler := strings.Repeat("c", len(records)-len(strconv.Itoa(len(records))+" comment=\n"))
+	require.NoError(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "holes", Mode: 0o644, Size: 1, PAXRecords: map[string]string{"comment": filler}, Format: tar.FormatPAX}))
+	_, err := w.Write([]byte("x"))
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	raw := bytes.Replace(stream.Bytes(), []byte(fmt.Sprintf("%d comment=%s\n", len(records), filler)), []byte(records), 1)
+	header, err := tar.NewReader(bytes.NewReader(raw)).Next()
+	require.NoError(t, err)
+	require.Equal(t, int64(size), header.Size, "the stream is what this test is about")
+	_, err = unpackInto(t, raw, Limits{})
+	require.ErrorContains(t, err, "decompression bomb")
 }
 
 func TestADamagedLayerIsRefused(t *testing.T) {

@@ -75,14 +75,19 @@ func within(name string, parents []string) bool {
 }
 
 // parentsImplied tells whether the layers below show through to name: where the
-// layer itself describes a parent that they do not have as a directory, they do not.
+// layer itself describes a parent that they do not have as a directory, or hides
+// what they have in one, they do not.
 func (c *correction) parentsImplied(name string) bool {
 	for parent := path.Dir(name); parent != "."; parent = path.Dir(parent) {
 		if directory, err := c.below.directory(parent); err != nil || directory == "" {
 			return false
 		}
+		if opaque, err := isOpaque(filepath.Join(c.tree, parent)); err != nil || opaque {
+			return false
+		}
 	}
-	return true
+	opaque, err := isOpaque(c.tree)
+	return err == nil && !opaque
 }
 
 // directory makes name and its parents in the correction, each as the image
@@ -194,7 +199,7 @@ func (c *correction) graft(name, target string) error {
 		}
 		opaque, err := isOpaque(own)
 		if err == nil && opaque {
-			err = unix.Lsetxattr(at, opaqueAttribute, []byte("y"), 0)
+			err = unix.Lsetxattr(at, disk().opaque(), []byte("y"), 0)
 		}
 		if err != nil {
 			return err

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tidegate-ci/tidegate/stages/sandbox/userns"
 )
 
 // setMetadata gives a new entry the owner, attributes, mode and times of its
@@ -15,7 +17,7 @@ func setMetadata(parent int, base string, header *tar.Header) error {
 	if header.Uid < 0 || header.Gid < 0 {
 		return fmt.Errorf("owner %d:%d does not exist", header.Uid, header.Gid)
 	}
-	if err := unix.Fchownat(parent, base, header.Uid, header.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := setOwner(parent, base, header); err != nil {
 		return fmt.Errorf("set owner %d:%d: %w", header.Uid, header.Gid, err)
 	}
 	for key, value := range header.PAXRecords {
@@ -43,6 +45,25 @@ func setMetadata(parent int, base string, header *tar.Header) error {
 	return nil
 }
 
+func setOwner(parent int, base string, header *tar.Header) error {
+	if !disk().single {
+		err := unix.Fchownat(parent, base, header.Uid, header.Gid, unix.AT_SYMLINK_NOFOLLOW)
+		if errors.Is(err, unix.EINVAL) && disk().ordinary {
+			return fmt.Errorf("%w: /etc/subuid and /etc/subgid grant too few ids for this image", err)
+		}
+		return err
+	}
+	if header.Uid == 0 && header.Gid == 0 {
+		return nil
+	}
+	err := setAttribute(parent, base, userns.OwnerAttribute, fmt.Sprintf("%d:%d", header.Uid, header.Gid))
+	// Links and pipes can't carry one, and are root's then.
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOTSUP) {
+		return nil
+	}
+	return err
+}
+
 // keptAttribute tells which extended attributes travel with a layer. Those that
 // steer overlayfs must never come from outside: a redirect would show other
 // directories of the image under a name of the layer's choice. Labels of
@@ -51,7 +72,11 @@ func keptAttribute(name string) bool {
 	switch {
 	case strings.HasPrefix(name, "trusted.overlay."), strings.HasPrefix(name, "user.overlay."):
 		return false
-	case strings.HasPrefix(name, "user."), strings.HasPrefix(name, "trusted."):
+	case name == userns.OwnerAttribute:
+		return false
+	case strings.HasPrefix(name, "trusted."):
+		return !disk().ordinary // none can be set
+	case strings.HasPrefix(name, "user."):
 		return true
 	}
 	return name == "security.capability"
@@ -114,7 +139,7 @@ func getAttribute(file, name string) (string, error) {
 }
 
 func isOpaque(directory string) (bool, error) {
-	value, err := getAttribute(directory, opaqueAttribute)
+	value, err := getAttribute(directory, disk().opaque())
 	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
 		return false, nil
 	}

@@ -13,6 +13,9 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
+
+	"github.com/tidegate-ci/tidegate/stages/sandbox/filelock"
+	"github.com/tidegate-ci/tidegate/stages/sandbox/userns"
 )
 
 // Snapshot is a writable root filesystem over layers. What is written to it is
@@ -25,16 +28,11 @@ type Snapshot struct {
 
 	dir    string
 	layers stack // with their corrections
-	pins   []*lock
-	owner  *lock
+	pins   []*filelock.Lock
+	owner  *filelock.Lock
 	// epoch is what Diff clamped times to; Adopt has to do the same.
 	epoch time.Time
 }
-
-// mountOptions keep what is written plain: every changed file whole and under
-// its own name in the upper directory, so that Diff needs to read nothing else.
-// They are overlayfs defaults that a kernel's build may have changed.
-const mountOptions = "redirect_dir=off,metacopy=off,index=off,xino=off"
 
 // maxOptions is the page that mount(2) takes options in, without its terminator.
 const maxOptions = 4095
@@ -55,7 +53,7 @@ func (s *Store) Mount(ctx context.Context, layers []v1.Hash) (_ *Snapshot, err e
 		return nil, err
 	}
 	snapshot.dir = filepath.Join(s.dir, "snapshots", uuid.NewString())
-	if snapshot.owner, err = tryAcquire(snapshot.dir+".lock", exclusive); err != nil {
+	if snapshot.owner, err = filelock.Try(snapshot.dir+".lock", filelock.Exclusive); err != nil {
 		return nil, fmt.Errorf("make a snapshot: %w", err)
 	}
 	snapshot.Root, snapshot.Upper = filepath.Join(snapshot.dir, "root"), filepath.Join(snapshot.dir, "upper")
@@ -100,7 +98,7 @@ func (s *Store) pin(ctx context.Context, snapshot *Snapshot, layers []v1.Hash) e
 		if err := checkDiffID(id); err != nil {
 			return err
 		}
-		pin, err := acquire(ctx, s.lockPath(id), shared)
+		pin, err := filelock.Acquire(ctx, s.lockPath(id), filelock.Shared)
 		if err != nil {
 			return fmt.Errorf("wait for layer %s: %w", id, err)
 		}
@@ -162,7 +160,7 @@ func mountOverlay(target string, lower stack, upper, work string) error {
 		}
 		names = append(names, at)
 	}
-	options := fmt.Sprintf("%s,upperdir=%s,workdir=%s,lowerdir=%s", mountOptions, names[0], names[1], strings.Join(names[2:], ":"))
+	options := fmt.Sprintf("%s,upperdir=%s,workdir=%s,lowerdir=%s", disk().options, names[0], names[1], strings.Join(names[2:], ":"))
 	if len(options) > maxOptions {
 		return fmt.Errorf("mount %d layers: more than one mount can take", len(lower))
 	}
@@ -174,6 +172,8 @@ func (s *Store) explain(err error) error {
 	var fs unix.Statfs_t
 	onOverlay := unix.Statfs(s.dir, &fs) == nil && fs.Type == unix.OVERLAYFS_SUPER_MAGIC
 	switch {
+	case errors.Is(err, unix.EPERM) && disk().ordinary:
+		return fmt.Errorf("mount a root filesystem: %w: this kernel does not let a user mount overlayfs (Linux 5.11 does): run as root, or use a newer kernel", err)
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("mount a root filesystem: %w: run as root (CAP_SYS_ADMIN is needed to mount overlayfs), or use stages without an image", err)
 	case errors.Is(err, unix.ENODEV):
@@ -181,7 +181,7 @@ func (s *Store) explain(err error) error {
 	case onOverlay:
 		return fmt.Errorf("mount a root filesystem: %w: %s is itself on overlayfs (a container's own filesystem?): put the state directory on ext4, xfs, btrfs or a volume", err, s.dir)
 	case errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("mount a root filesystem: %w: the filesystem of %s may not serve as an upper directory (it must support trusted.* attributes and d_type, as ext4 and xfs do)", err, s.dir)
+		return fmt.Errorf("mount a root filesystem: %w: the filesystem of %s may not serve as an upper directory (it must support %s* attributes and d_type, as ext4 and xfs do)", err, s.dir, disk().notes)
 	}
 	return fmt.Errorf("mount a root filesystem: %w", err)
 }
@@ -201,6 +201,11 @@ func copyAttributes(to, from string) error {
 	kept, err := attributes(from)
 	if err != nil {
 		return err
+	}
+	if owner, err := getAttribute(from, userns.OwnerAttribute); err == nil && disk().single {
+		if err := unix.Lsetxattr(to, userns.OwnerAttribute, []byte(owner), 0); err != nil {
+			return fmt.Errorf("note the owner of %s: %w", to, err)
+		}
 	}
 	for name, value := range kept {
 		if err := unix.Lsetxattr(to, name, []byte(value), 0); err != nil {
@@ -223,10 +228,10 @@ func (s *Snapshot) Close() error {
 		return fmt.Errorf("remove snapshot %s: %w", s.dir, err)
 	}
 	if s.owner != nil {
-		s.owner.remove()
+		s.owner.Remove()
 	}
 	for _, pin := range s.pins {
-		pin.release()
+		pin.Release()
 	}
 	s.owner, s.pins, s.dir = nil, nil, ""
 	return nil
@@ -262,8 +267,8 @@ func (s *Store) recover() error {
 			return err
 		}
 		for _, name := range locks {
-			held, err := tryAcquire(name, exclusive)
-			if errors.Is(err, errHeld) {
+			held, err := filelock.Try(name, filelock.Exclusive)
+			if errors.Is(err, filelock.ErrHeld) {
 				continue
 			}
 			if err != nil {
@@ -277,10 +282,10 @@ func (s *Store) recover() error {
 			}
 			if err != nil {
 				failures = append(failures, err)
-				held.release()
+				held.Release()
 				continue
 			}
-			held.remove()
+			held.Remove()
 		}
 	}
 	return errors.Join(failures...)

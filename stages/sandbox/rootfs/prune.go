@@ -11,6 +11,8 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/tidegate-ci/tidegate/stages/sandbox/filelock"
 )
 
 // Pruned tells what Prune did.
@@ -114,8 +116,8 @@ func (s *Store) list() ([]Unpacked, error) {
 
 // removeUnused removes the layer unless somebody holds it or used it meanwhile.
 func (s *Store) removeUnused(layer Unpacked) (bool, error) {
-	lock, err := tryAcquire(s.lockPath(layer.DiffID), exclusive)
-	if errors.Is(err, errHeld) {
+	lock, err := filelock.Try(s.lockPath(layer.DiffID), filelock.Exclusive)
+	if errors.Is(err, filelock.ErrHeld) {
 		return false, nil
 	}
 	if err != nil {
@@ -123,24 +125,24 @@ func (s *Store) removeUnused(layer Unpacked) (bool, error) {
 	}
 	info, err := os.Lstat(s.layerDir(layer.DiffID))
 	if errors.Is(err, os.ErrNotExist) {
-		lock.remove()
+		lock.Remove()
 		return true, nil
 	}
 	if err != nil || info.ModTime().After(layer.Used) {
-		lock.release()
+		lock.Release()
 		return false, err
 	}
 	// Out of sight first, in one step; a crash leaves the rest to recover.
 	trash, err := s.newIncoming()
 	if err != nil {
-		lock.release()
+		lock.Release()
 		return false, err
 	}
 	defer trash.discard()
 	if err := os.Rename(s.layerDir(layer.DiffID), filepath.Join(trash.dir, "removed")); err != nil {
-		lock.release()
+		lock.Release()
 		return false, err
 	}
-	lock.remove()
+	lock.Remove()
 	return true, nil
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tidegate-ci/tidegate/stages/sandbox/scoped"
 )
 
 // stack is the trees of layers, top first, seen as overlayfs will show them.
@@ -105,7 +107,7 @@ func (s stack) resolve(name string) (string, error) {
 		if strings.HasPrefix(target, "/") {
 			at = ""
 		}
-		if rest = target + "/" + rest; len(rest) > maxName {
+		if rest = target + "/" + rest; len(rest) > scoped.MaxName {
 			return "", fmt.Errorf("/%s: %w", shorten(name), unix.ENAMETOOLONG)
 		}
 	}

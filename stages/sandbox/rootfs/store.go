@@ -23,6 +23,8 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/tidegate-ci/tidegate/stages/sandbox/filelock"
 )
 
 // Store is a directory of unpacked layers and of snapshots mounted over them.
@@ -54,9 +56,6 @@ type Limits struct {
 const (
 	DefaultMaxBytes   = 64 << 30
 	DefaultMaxEntries = 4 << 20
-	// maxName bounds the path of an entry and the target of a link: PATH_MAX
-	// without its terminator.
-	maxName = 4095
 )
 
 func (l Limits) withDefaults() Limits {
@@ -130,57 +129,66 @@ func (s *Store) Ensure(ctx context.Context, diffID v1.Hash, open func() (io.Read
 // EnsureWithin is Ensure for a store under a cap: take is asked for room before
 // it is written to, and its error ends the unpacking.
 func (s *Store) EnsureWithin(ctx context.Context, diffID v1.Hash, open func() (io.ReadCloser, error), take func(bytes int64) error) error {
-	if err := checkDiffID(diffID); err != nil {
-		return err
-	}
-	// Once the layer is here, snapshots may hold its lock for as long as they like.
-	lock, err := acquireUnless(ctx, s.lockPath(diffID), exclusive, func() bool { return s.Has(diffID) })
+	limits := s.limits
+	limits.take = take
+	err := s.make(ctx, diffID, func(tree string) (record, error) { return s.unpack(ctx, diffID, open, tree, limits) })
 	if err != nil {
-		return fmt.Errorf("wait for layer %s: %w", diffID, err)
-	}
-	defer lock.release()
-	if s.Has(diffID) {
-		return nil
-	}
-	if err := s.unpack(ctx, diffID, open, take); err != nil {
 		return fmt.Errorf("unpack layer %s: %w", diffID, err)
 	}
 	return nil
 }
 
-func (s *Store) unpack(ctx context.Context, diffID v1.Hash, open func() (io.ReadCloser, error), take func(int64) error) (err error) {
+// make makes the layer diffID unless it is here: fill writes its tree to the
+// name it is given and describes it. Concurrent callers, also in other
+// processes, fill once.
+func (s *Store) make(ctx context.Context, diffID v1.Hash, fill func(tree string) (record, error)) error {
+	if err := checkDiffID(diffID); err != nil {
+		return err
+	}
+	// Once the layer is here, snapshots may hold its lock for as long as they like.
+	lock, err := filelock.AcquireUnless(ctx, s.lockPath(diffID), filelock.Exclusive, func() bool { return s.Has(diffID) })
+	if err != nil {
+		return fmt.Errorf("wait for its lock: %w", err)
+	}
+	defer lock.Release()
+	if s.Has(diffID) {
+		return nil
+	}
 	incoming, err := s.newIncoming()
 	if err != nil {
 		return err
 	}
 	defer incoming.discard()
-
-	stream, err := open()
+	r, err := fill(filepath.Join(incoming.dir, "tree"))
 	if err != nil {
 		return err
+	}
+	return s.publish(incoming, diffID, r)
+}
+
+func (s *Store) unpack(ctx context.Context, diffID v1.Hash, open func() (io.ReadCloser, error), tree string, limits Limits) (_ record, err error) {
+	stream, err := open()
+	if err != nil {
+		return record{}, err
 	}
 	defer func() { err = errors.Join(err, stream.Close()) }()
 	digest := sha256.New()
 	source := bufio.NewReaderSize(&boundedReader{ctx: ctx, from: stream, hash: digest, left: s.limits.Bytes}, 256<<10)
-
-	tree := filepath.Join(incoming.dir, "tree")
 	if err := os.Mkdir(tree, 0o755); err != nil {
-		return err
+		return record{}, err
 	}
-	limits := s.limits
-	limits.take = take
-	record, err := extract(source, tree, limits)
+	r, err := extract(source, tree, limits)
 	if err != nil {
-		return err
+		return record{}, err
 	}
 	// The digest covers what follows the tar's end marker too.
 	if _, err := io.Copy(io.Discard, source); err != nil {
-		return err
+		return record{}, err
 	}
 	if got := hex.EncodeToString(digest.Sum(nil)); got != diffID.Hex {
-		return fmt.Errorf("the stream's digest is sha256:%s: the layer is damaged or was changed on its way", got)
+		return record{}, fmt.Errorf("the stream's digest is sha256:%s: the layer is damaged or was changed on its way", got)
 	}
-	return s.publish(incoming, diffID, record)
+	return r, nil
 }
 
 // publish makes an incoming layer visible in one step. The caller holds the

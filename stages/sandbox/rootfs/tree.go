@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tidegate-ci/tidegate/stages/sandbox/scoped"
 )
 
 // tree is a directory that hostile names are written into. Every name is
@@ -28,9 +30,9 @@ type tree struct {
 const maxDangling = 40
 
 func openTree(dir string) (*tree, error) {
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := scoped.Root(dir)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", dir, err)
+		return nil, err
 	}
 	return &tree{root: fd, lastFD: -1, implied: map[string]struct{}{}}, nil
 }
@@ -51,8 +53,8 @@ func (t *tree) forget() {
 // clean turns the name of an archive's entry into a path relative to the tree,
 // "" for the tree itself.
 func clean(name string) (string, error) {
-	if len(name) > maxName {
-		return "", fmt.Errorf("name of %d bytes: longer than %d", len(name), maxName)
+	if len(name) > scoped.MaxName {
+		return "", fmt.Errorf("name of %d bytes: longer than %d", len(name), scoped.MaxName)
 	}
 	if strings.IndexByte(name, 0) >= 0 {
 		return "", fmt.Errorf("name %q holds a zero byte", name)
@@ -82,34 +84,15 @@ func (t *tree) directory(name string, create bool) (int, error) {
 }
 
 func (t *tree) resolve(name string) (int, error) {
-	if name == "" {
-		name = "."
-	}
-	return openat2(t.root, name, unix.O_PATH|unix.O_DIRECTORY)
-}
-
-func openat2(root int, name string, flags uint64) (int, error) {
-	for {
-		fd, err := unix.Openat2(root, name, &unix.OpenHow{
-			Flags:   flags | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-		})
-		switch {
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
-			continue
-		case errors.Is(err, unix.ENOSYS):
-			return -1, errors.New("this kernel has no openat2: Linux 5.6 or newer is needed to unpack images")
-		}
-		return fd, err
-	}
+	return scoped.Open(t.root, name, unix.O_PATH|unix.O_DIRECTORY)
 }
 
 // make makes the missing directories of name, following links that dangle in
 // this layer to the place inside the tree that they mean: it is often a
 // directory of a layer below.
 func (t *tree) make(name string, dangling int) error {
-	if len(name) > maxName {
-		return fmt.Errorf("directory name of %d bytes: longer than %d", len(name), maxName)
+	if len(name) > scoped.MaxName {
+		return fmt.Errorf("directory name of %d bytes: longer than %d", len(name), scoped.MaxName)
 	}
 	done := ""
 	for rest := name; rest != ""; {
@@ -129,7 +112,7 @@ func (t *tree) make(name string, dangling int) error {
 		if err != nil {
 			return fmt.Errorf("directory %q: %w", done, err)
 		}
-		target, linkErr := readlinkat(parent, component)
+		target, linkErr := scoped.Readlink(parent, component)
 		if linkErr != nil {
 			err = unix.Mkdirat(parent, component, 0o755)
 		}
@@ -177,24 +160,15 @@ func (t *tree) real(name string) (string, error) {
 		return "", fmt.Errorf("directory %q: %w", name, err)
 	}
 	defer unix.Close(fd)
-	at, err := readlinkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd))
+	at, err := scoped.Readlink(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd))
 	if err != nil {
 		return "", err
 	}
-	top, err := readlinkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", t.root))
+	top, err := scoped.Readlink(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", t.root))
 	if err != nil {
 		return "", err
 	}
 	return strings.TrimPrefix(strings.TrimPrefix(at, top), "/"), nil
-}
-
-func readlinkat(dir int, name string) (string, error) {
-	buffer := make([]byte, maxName+1)
-	n, err := unix.Readlinkat(dir, name, buffer)
-	if err != nil {
-		return "", err
-	}
-	return string(buffer[:n]), nil
 }
 
 // remove removes name and all below it from the directory dir, never through a link.
