@@ -19,6 +19,7 @@ type buildFlags struct {
 	buildOutputFlags
 	buildRegistryFlags
 	buildCacheFlags
+	buildContainerFlags
 	progress string
 }
 
@@ -77,6 +78,7 @@ the image carry the time SOURCE_DATE_EPOCH, or 1970 if that is not set.`,
 	f.buildOutputFlags.register(flags)
 	f.buildRegistryFlags.register(flags)
 	f.buildCacheFlags.register(flags)
+	f.buildContainerFlags.register(flags)
 	flags.StringVar(&f.progress, "progress", "auto", "how to show progress: auto, plain, tty or json")
 	for flag, values := range map[string][]string{
 		"progress": {"auto", "plain", "tty", "json"}, "network": {"none", "host"}, "compression": {"gzip", "zstd", "uncompressed"},
@@ -86,7 +88,9 @@ the image carry the time SOURCE_DATE_EPOCH, or 1970 if that is not set.`,
 	} {
 		_ = command.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
 	}
-	_ = command.RegisterFlagCompletionFunc("target", completeTarget(&f)) // the flag exists
+	for _, flag := range []string{"target", "no-cache-filter"} {
+		_ = command.RegisterFlagCompletionFunc(flag, completeTarget(&f)) // the flag exists
+	}
 	return command
 }
 
@@ -118,6 +122,9 @@ func (f *buildFlags) run(cmd *cobra.Command, dir string) error {
 		return err
 	}
 	if err := f.caches(&request); err != nil {
+		return err
+	}
+	if err := f.container(&request); err != nil {
 		return err
 	}
 	if err := f.into(&request, cmd.OutOrStdout()); err != nil {

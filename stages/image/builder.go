@@ -105,6 +105,10 @@ type Request struct {
 	ReadScopes []string
 	// CacheFrom are caches of other machines to read, CacheTo those to write.
 	CacheFrom, CacheTo []cache.Spec
+	// Setup is what the containers of RUN are like.
+	Setup sandbox.Setup
+	// MemoryBytes bounds each RUN further than the builder's limits; 0 does not.
+	MemoryBytes int64
 	// HostNetwork lets a RUN that does not say otherwise use the host's network.
 	HostNetwork bool
 	// Isolated refuses the host's network to every RUN: whose code it is may not

@@ -25,7 +25,7 @@ func (r *stepRun) run(ctx context.Context, c *plan.Run) (layer.Layer, bool, erro
 	if err != nil {
 		return layer.Layer{}, false, err
 	}
-	key := runKey(r.setting, c, network, origins(sources))
+	key := withSetup(runKey(r.setting, c, network, origins(sources)), r.request.Setup)
 	if made, ok, err := r.cached(ctx, key, seesSecrets(c)); err != nil || ok {
 		return made, ok, err
 	}
@@ -75,8 +75,8 @@ func (r *stepRun) runIn(ctx context.Context, snapshot *rootfs.Snapshot, c *plan.
 	err = grown.during(ctx, r.now, func(ctx context.Context) error {
 		return runner.Run(ctx, snapshot.Root, sandbox.Command{
 			Args: c.Args, Dir: c.Dir, Env: env, Stdout: stdout, Stderr: stderr,
-			Mounts: mounts.binds, User: c.User, HostNetwork: network,
-		}, r.Limits)
+			Mounts: mounts.binds, User: c.User, HostNetwork: network, Setup: r.request.Setup,
+		}, r.limits())
 	})
 	stdout.Close()
 	stderr.Close()
@@ -85,6 +85,15 @@ func (r *stepRun) runIn(ctx context.Context, snapshot *rootfs.Snapshot, c *plan.
 	}
 	made, err := r.difference(ctx, snapshot)
 	return made, errors.Join(err, grown.end(err == nil && !made.Empty))
+}
+
+// limits are the builder's, and the request's where they are tighter.
+func (r *stepRun) limits() oci.Limits {
+	limits := r.Limits
+	if own := r.request.MemoryBytes; own > 0 && (limits.MemoryBytes == 0 || own < limits.MemoryBytes) {
+		limits.MemoryBytes = own
+	}
+	return limits
 }
 
 // commandError words the end of a command, and says what often lies behind it.

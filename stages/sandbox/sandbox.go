@@ -45,6 +45,8 @@ type Command struct {
 	User string
 	// HostNetwork shares the host's network; false means loopback only.
 	HostNetwork bool
+	// Setup is ignored by the host sandbox.
+	Setup Setup
 }
 
 // Sandbox runs commands. Run returns nil for exit status 0, an *ExitError when

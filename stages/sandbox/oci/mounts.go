@@ -24,7 +24,7 @@ const localHosts = "127.0.0.1\tlocalhost " + hostname + "\n::1\tlocalhost ip6-lo
 // describe its network, and returns what the runtime is to mount. A target below
 // "~/" lies in the home of the command's user.
 func (b *bundle) mounts(points *stubs, command sandbox.Command, home string) ([]specs.Mount, error) {
-	wanted, err := b.networkFiles(command.HostNetwork)
+	wanted, err := b.networkFiles(command.HostNetwork, command.Setup.Hosts)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func belongsToContainer(name string) string {
 
 // networkFiles writes /etc/hosts and /etc/resolv.conf as they are right for the
 // container's network, whatever the image brings.
-func (b *bundle) networkFiles(hostNetwork bool) ([]sandbox.Mount, error) {
+func (b *bundle) networkFiles(hostNetwork bool, hosts []sandbox.Host) ([]sandbox.Mount, error) {
 	var mounts []sandbox.Mount
 	for target, content := range map[string]string{"/etc/hosts": localHosts, "/etc/resolv.conf": ""} {
 		if hostNetwork {
@@ -99,6 +99,9 @@ func (b *bundle) networkFiles(hostNetwork bool) ([]sandbox.Mount, error) {
 			if host != "" {
 				content = host
 			}
+		}
+		if target == "/etc/hosts" {
+			content = hostLines(hosts) + content // the first entry of a name counts
 		}
 		source := filepath.Join(b.dir, path.Base(target))
 		if err := os.WriteFile(source, []byte(content), 0o644); err != nil {

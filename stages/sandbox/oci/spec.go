@@ -73,6 +73,7 @@ func containerSpec(root, id string, command sandbox.Command, who identity, mount
 	if who.uid == 0 {
 		spec.Process.Capabilities.Effective, spec.Process.Capabilities.Permitted = capabilities, capabilities
 	}
+	applySetup(spec, command.Setup)
 	profile, err := seccomp.GetDefaultProfile(spec)
 	if err != nil {
 		return nil, fmt.Errorf("load the default seccomp profile: %w", err)
