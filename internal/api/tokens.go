@@ -64,7 +64,8 @@ const (
 
 // tokenWord is what names, users and groups look like: they end up in logs,
 // in the journal and in pipeline files.
-var tokenWord = regexp.MustCompile(`^[\pL\pN][\pL\pN._@+-]{0,99}$`)
+// It is compiled when first needed: that takes longer than most commands.
+var tokenWord = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[\pL\pN][\pL\pN._@+-]{0,99}$`) })
 
 // Tokens is the file of tokens. It may be changed by another process: each use
 // looks whether it was. The zero value is not usable; see OpenTokens.
@@ -219,7 +220,7 @@ func hashSecret(secret string) string {
 
 func checkToken(token Token) error {
 	for _, word := range append([]string{token.Name, token.User}, token.Groups...) {
-		if !tokenWord.MatchString(word) {
+		if !tokenWord().MatchString(word) {
 			return pipeline.Fail(pipeline.CauseInvalid, "%q is not a name: use up to 100 letters, digits and . _ @ + -, the first a letter or digit", word)
 		}
 	}

@@ -19,18 +19,28 @@ const keyVersion = "tidegate-build/1"
 
 // keyer hashes everything that decides a layer. Each field goes in with its
 // name and both their lengths, so that no two sets of fields are the same bytes.
-type keyer struct{ hash hash.Hash }
+type keyer struct {
+	hash hash.Hash
+	// buffer holds a field until it is hashed.
+	buffer []byte
+}
 
 func newKeyer(kind string) *keyer {
-	k := &keyer{sha256.New()}
+	k := &keyer{hash: sha256.New()}
 	k.text("version", keyVersion)
 	k.text("kind", kind)
 	return k
 }
 
 func (k *keyer) text(name, value string) {
-	k.hash.Write([]byte(strconv.Itoa(len(name)) + ":" + name + strconv.Itoa(len(value)) + ":"))
-	k.hash.Write([]byte(value))
+	b := strconv.AppendInt(k.buffer[:0], int64(len(name)), 10)
+	b = append(b, ':')
+	b = append(b, name...)
+	b = strconv.AppendInt(b, int64(len(value)), 10)
+	b = append(b, ':')
+	b = append(b, value...)
+	k.hash.Write(b)
+	k.buffer = b
 }
 
 func (k *keyer) number(name string, value int64) { k.text(name, strconv.FormatInt(value, 10)) }

@@ -35,7 +35,7 @@ func (k keyed) keys() [3]v1.Hash {
 func sample() keyed {
 	hash := func(n int) v1.Hash { return v1.Hash{Algorithm: "sha256", Hex: fmt.Sprintf("%064d", n)} }
 	mode := uint64(0o755)
-	item := layer.Item{Path: "p", Target: "t", Top: true, Node: layer.Node{Type: '0', Mode: 0o644, UID: 1, GID: 2, Link: "l"}, Size: 3, Digest: hash(1)}
+	item := layer.Item{Path: "p", Target: "t", Top: true, Node: layer.Node{Type: '0', Mode: 0o644, UID: 1, GID: 2, Link: "l"}, Size: 3, Digest: layer.Sum{1}}
 	return keyed{
 		Setting:   setting{Codec: layer.Gzip, Epoch: time.Unix(5, 0), Platform: ocispec.Platform{OS: "linux", Architecture: "amd64", Variant: "v"}, Chain: []v1.Hash{hash(2)}},
 		Directory: plan.Directory{Path: "/d", User: "u"},

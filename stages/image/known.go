@@ -13,9 +13,9 @@ import (
 // so that a file that has not changed is not read again.
 type knownFiles struct {
 	load  sync.Once
-	mu    sync.Mutex
 	files layer.Known
-	fresh layer.Known
+	mu    sync.Mutex
+	fresh []layer.KnownFile
 }
 
 const knownRecord = "files"
@@ -32,18 +32,13 @@ func (k *knownFiles) hash(ctx context.Context, e *execution, items []layer.Item)
 		// What cannot be read is hashed again.
 		_, _ = e.Store.Record(knownRecord, e.knownKey(), &k.files)
 	})
-	fresh, err := layer.Hash(ctx, e.files.tree, items, k.files, e.now())
+	fresh, err := layer.Hash(ctx, e.files.tree, items, &k.files, e.now())
 	if err != nil {
 		return err
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.fresh == nil && fresh != nil {
-		k.fresh = layer.Known{}
-	}
-	for name, file := range fresh {
-		k.fresh[name] = file
-	}
+	k.fresh = append(k.fresh, fresh...)
 	return nil
 }
 
@@ -54,12 +49,7 @@ func (k *knownFiles) save(e *execution) error {
 	if len(k.fresh) == 0 {
 		return nil
 	}
-	for name, file := range k.files {
-		if _, ok := k.fresh[name]; !ok && len(k.fresh) < maxKnown {
-			k.fresh[name] = file
-		}
-	}
-	return e.session.Put(knownRecord, e.knownKey(), k.fresh)
+	return e.session.Put(knownRecord, e.knownKey(), k.files.Merge(k.fresh, maxKnown))
 }
 
 // maxKnown bounds the files remembered for one context.

@@ -75,7 +75,7 @@ func (r *stepRun) directory(ctx context.Context, d *plan.Directory) (layer.Layer
 	if err != nil {
 		return layer.Layer{}, false, err
 	}
-	var entries []layer.Entry
+	var entries []*layer.Entry
 	if create {
 		entries = p.Entries()
 	}
@@ -83,7 +83,7 @@ func (r *stepRun) directory(ctx context.Context, d *plan.Directory) (layer.Layer
 }
 
 // build makes the layer of entries and records it.
-func (r *stepRun) build(ctx context.Context, key v1.Hash, entries []layer.Entry) (layer.Layer, bool, error) {
+func (r *stepRun) build(ctx context.Context, key v1.Hash, entries []*layer.Entry) (layer.Layer, bool, error) {
 	made, table, err := layer.Build(ctx, r.session, r.request.Codec, r.request.Epoch, entries, r.moved(entries))
 	if err != nil {
 		return layer.Layer{}, false, err
@@ -96,7 +96,7 @@ func (r *stepRun) build(ctx context.Context, key v1.Hash, entries []layer.Entry)
 	return made, false, r.keep(key, made)
 }
 
-func (r *stepRun) moved(entries []layer.Entry) func(int64) {
+func (r *stepRun) moved(entries []*layer.Entry) func(int64) {
 	var total, done, told int64
 	for i := range entries {
 		total += entries[i].Size
@@ -164,6 +164,8 @@ func (r *stepRun) copy(ctx context.Context, c *plan.Copy) (layer.Layer, bool, er
 			return layer.Layer{}, false, err
 		}
 	}
+	// A tree of many files is not held in two forms longer than it takes.
+	from.items, from.origin.Items = nil, nil
 	made, cached, err := r.build(ctx, key, p.Entries())
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ELOOP) {
 		err = fmt.Errorf("%w: %w", layer.ErrChanged, err)

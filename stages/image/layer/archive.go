@@ -219,11 +219,14 @@ func (p *Placement) archived(to Destination, dest string, content *cursor, index
 
 // resolvePlaced follows links of the image and of what has been placed.
 func (p *Placement) resolvePlaced(name string) (string, error) {
-	view := append(View(nil), p.View...)
-	if p.placed != nil {
-		view = append(view, p.placed)
+	resolved, err := resolve(name, func(at string) (string, bool, error) {
+		node, ok := p.lookup(at)
+		return node.Link, ok && node.Type == tar.TypeSymlink, nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("resolve /%s in the image: %w", cleanName(name), err)
 	}
-	return view.Resolve(name)
+	return resolved, nil
 }
 
 // cursor gives the content of an archive's files, in the order of the archive

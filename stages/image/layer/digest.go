@@ -4,61 +4,64 @@ import (
 	"archive/tar"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"runtime"
 	"sync"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
 )
 
-// Known are the digests of files that were hashed before, by path, each with
-// what would betray a change.
-type Known map[string]KnownFile
+// Sum is the SHA-256 digest of a file's content.
+type Sum [sha256.Size]byte
 
-// KnownFile is one file's digest.
-type KnownFile struct {
-	Stamp  stamp   `json:"stamp"`
-	Digest v1.Hash `json:"digest"`
-}
+func (s Sum) String() string { return "sha256:" + hex.EncodeToString(s[:]) }
 
 // settled is how old a change must be for the clock of the filesystem to tell
 // it from the next one.
 const settled = 2 * time.Second
 
+// hashBatch is how many files a goroutine takes at once: neighbours, which lie
+// in one directory as a rule.
+const hashBatch = 256
+
 // Hash fills in the digests of regular files, reading only those that known
-// does not vouch for. It returns the files that later builds may trust, or nil
-// when there is nothing new to keep.
-func Hash(ctx context.Context, tree *Tree, items []Item, known Known, now time.Time) (Known, error) {
-	fresh := make(Known, len(items))
-	changed := false
+// does not vouch for. It returns the files that later builds may trust beside
+// those known before.
+func Hash(ctx context.Context, tree *Tree, items []Item, known *Known, now time.Time) ([]KnownFile, error) {
 	var todo []int
+	look := known.finder()
 	for i := range items {
 		item := &items[i]
 		if item.Type != tar.TypeReg {
 			continue
 		}
-		if k, ok := known[item.Path]; ok && k.Stamp == item.stamp {
+		if k := look.find(item.Path); k != nil && k.Stamp == item.stamp {
 			item.Digest = k.Digest
-			fresh[item.Path] = k
 			continue
 		}
 		todo = append(todo, i)
 	}
+	if len(todo) == 0 {
+		return nil, nil
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	work := make(chan []int)
 	var mu sync.Mutex
-	for range runtime.GOMAXPROCS(0) {
+	var fresh []KnownFile
+	for range min(runtime.GOMAXPROCS(0), (len(todo)+hashBatch-1)/hashBatch) {
 		group.Go(func() error {
 			buffer := make([]byte, 256<<10)
+			files := &opener{tree: tree}
+			defer files.close()
 			for batch := range work {
 				for _, i := range batch {
 					if err := ctx.Err(); err != nil {
 						return err
 					}
-					if err := hashItem(tree, &items[i], buffer); err != nil {
+					if err := hashItem(files, &items[i], buffer); err != nil {
 						return err
 					}
 				}
@@ -66,8 +69,7 @@ func Hash(ctx context.Context, tree *Tree, items []Item, known Known, now time.T
 				for _, i := range batch {
 					item := &items[i]
 					if now.Sub(time.Unix(0, max(item.stamp.Changed, item.stamp.Modified))) > settled {
-						fresh[item.Path] = KnownFile{item.stamp, item.Digest}
-						changed = true
+						fresh = append(fresh, KnownFile{item.Path, item.stamp, item.Digest})
 					}
 				}
 				mu.Unlock()
@@ -78,7 +80,7 @@ func Hash(ctx context.Context, tree *Tree, items []Item, known Known, now time.T
 	group.Go(func() error {
 		defer close(work)
 		for len(todo) > 0 {
-			n := min(len(todo), 64)
+			n := min(len(todo), hashBatch)
 			select {
 			case work <- todo[:n]:
 				todo = todo[n:]
@@ -91,26 +93,24 @@ func Hash(ctx context.Context, tree *Tree, items []Item, known Known, now time.T
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	if !changed {
-		return nil, nil
-	}
 	return fresh, nil
 }
 
-func hashItem(tree *Tree, item *Item, buffer []byte) error {
-	file, err := tree.Open(item.Path)
+func hashItem(files *opener, item *Item, buffer []byte) error {
+	file, err := files.open(item.Path)
 	if err != nil {
 		return fmt.Errorf("read %q: %w", item.Path, err)
 	}
 	defer file.Close()
 	hash := sha256.New()
-	n, err := io.CopyBuffer(hash, struct{ io.Reader }{file}, buffer)
+	// No byte more than was promised: the end of a file is not looked for.
+	n, err := io.CopyBuffer(hash, struct{ io.Reader }{io.LimitReader(file, item.Size)}, buffer)
 	if err != nil {
 		return fmt.Errorf("read %q: %w", item.Path, err)
 	}
 	if n != item.Size {
 		return fmt.Errorf("read %q: %w", item.Path, ErrChanged)
 	}
-	item.Digest = sum(hash)
+	hash.Sum(item.Digest[:0])
 	return nil
 }

@@ -18,8 +18,6 @@ type Placement struct {
 	UID, GID int
 
 	entries map[string]*Entry
-	// placed describes entries as a layer above View.
-	placed  *Table
 	cursors []*cursor
 	// groups counts the sets of hard links so far.
 	groups int
@@ -35,26 +33,26 @@ type Destination struct {
 	Mode  func(mode uint32, directory bool) uint32
 }
 
-// Entries are the files placed so far, in the order of a layer.
-func (p *Placement) Entries() []Entry {
-	names := make([]string, 0, len(p.entries))
-	for name := range p.entries {
-		names = append(names, name)
-	}
-	slices.SortFunc(names, func(a, b string) int {
-		x, y := p.entries[a], p.entries[b]
-		return cmp.Or(cmp.Compare(x.archive, y.archive), cmp.Compare(x.index, y.index), compareNames(a, b))
-	})
-	entries := make([]Entry, 0, len(names))
-	first := map[int]string{}
-	for _, name := range names {
-		entry := *p.entries[name]
-		if original, ok := first[entry.same]; ok {
-			entry.HardLink, entry.Size, entry.Open = original, 0, nil
-		} else if entry.same > 0 {
-			first[entry.same] = name
-		}
+// Entries ends the placement and gives its files, in the order of a layer.
+func (p *Placement) Entries() []*Entry {
+	entries := make([]*Entry, 0, len(p.entries))
+	for _, entry := range p.entries {
 		entries = append(entries, entry)
+	}
+	p.entries = nil
+	slices.SortFunc(entries, func(a, b *Entry) int {
+		return cmp.Or(cmp.Compare(a.archive, b.archive), cmp.Compare(a.index, b.index), compareNames(a.Name, b.Name))
+	})
+	first := map[int]string{}
+	for _, entry := range entries {
+		if entry.same == 0 {
+			continue
+		}
+		if original, ok := first[entry.same]; ok {
+			entry.HardLink, entry.Size, entry.Open, entry.file = original, 0, nil, ""
+		} else {
+			first[entry.same] = entry.Name
+		}
 	}
 	return entries
 }
@@ -86,11 +84,9 @@ func (p *Placement) lookup(name string) (Node, bool) {
 func (p *Placement) put(e Entry) {
 	if p.entries == nil {
 		p.entries = map[string]*Entry{}
-		p.placed = newTable()
 	}
 	if e.Name != "" {
 		p.entries[e.Name] = &e
-		p.placed.Nodes[e.Name] = e.Node
 	}
 }
 
@@ -98,6 +94,9 @@ func (p *Placement) put(e Entry) {
 // again as they are: some runtimes give a directory that a layer only implies
 // other permissions than it has.
 func (p *Placement) directory(name string) error {
+	if entry, ok := p.entries[name]; ok && entry.Type == tar.TypeDir {
+		return nil // and so are those above it
+	}
 	for i := 0; i <= len(name); i++ {
 		if i < len(name) && name[i] != '/' {
 			continue
@@ -235,8 +234,7 @@ func (p *Placement) item(to Destination, tree *Tree, item *Item, name string, re
 	}
 	entry := Entry{Name: name, Node: to.change(item.Node), Size: item.Size}
 	if item.Type == tar.TypeReg {
-		file := item.Path
-		entry.Open = func() (io.ReadCloser, error) { return tree.Open(file) }
+		entry.tree, entry.file = tree, item.Path
 	}
 	p.put(entry)
 	return nil

@@ -8,10 +8,11 @@ import (
 	"io/fs"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/tidegate-ci/tidegate/stages/image/ignore"
 	"github.com/tidegate-ci/tidegate/stages/sandbox/userns"
@@ -29,7 +30,7 @@ type Item struct {
 	Node
 	Size int64
 	// Digest is of the content of a regular file.
-	Digest v1.Hash
+	Digest Sum
 	// Same is not 0 for a hard link: items with equal numbers that follow the same
 	// Top item are one file.
 	Same int
@@ -256,19 +257,20 @@ func (s *Selector) match(ctx context.Context, items []Item, match, base string) 
 	if err != nil {
 		return nil, fmt.Errorf("look up %q in %s: %w", match, s.Where, err)
 	}
-	info, err := s.Tree.Lstat(resolved)
+	info, err := s.Tree.stat(resolved)
 	if err != nil {
 		return nil, fmt.Errorf("look up %q in %s: %w", match, s.Where, err)
 	}
+	isDir := info.Mode&unix.S_IFMT == unix.S_IFDIR
 	ignored, state, err := s.state(resolved)
 	if err != nil {
 		return nil, err
 	}
-	if ignored && (!info.IsDir() || !s.Ignore.MayReturn(resolved)) {
+	if ignored && (!isDir || !s.Ignore.MayReturn(resolved)) {
 		return nil, &NotFoundError{Source: match, Where: s.Where, Ignored: true}
 	}
 	target := path.Base(match)
-	if info.IsDir() {
+	if isDir {
 		target = ""
 	}
 	if s.Parents {
@@ -277,7 +279,7 @@ func (s *Selector) match(ctx context.Context, items []Item, match, base string) 
 			return nil, err
 		}
 	}
-	if info.IsDir() {
+	if isDir {
 		before := len(items)
 		items, err = s.walk(ctx, items, Item{Path: resolved, Target: target, Top: true}, "", info, state, ignore.State{}, ignored)
 		if err == nil {
@@ -331,7 +333,7 @@ func (s *Selector) leading(items []Item, base, target string) ([]Item, error) {
 		if err != nil {
 			return nil, err
 		}
-		info, err := s.Tree.Lstat(resolved)
+		info, err := s.Tree.stat(resolved)
 		if err != nil {
 			return nil, err
 		}
@@ -346,24 +348,28 @@ func (s *Selector) leading(items []Item, base, target string) ([]Item, error) {
 
 // walk adds a directory and all below it. An ignored directory is only added
 // when something below it is not ignored.
-func (s *Selector) walk(ctx context.Context, items []Item, dir Item, below string, info fs.FileInfo, state, excluded ignore.State, ignored bool) ([]Item, error) {
+func (s *Selector) walk(ctx context.Context, items []Item, dir Item, below string, stat *unix.Stat_t, state, excluded ignore.State, ignored bool) ([]Item, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	self, _, err := s.item(dir.Path, dir.Target, info)
+	self, _, err := s.item(dir.Path, dir.Target, stat)
 	if err != nil {
 		return nil, err
 	}
 	self.Top = dir.Top
 	at := len(items)
 	items = append(items, self)
-	names, err := s.Tree.Names(dir.Path)
+	// It stays open for the directories below it too: the kernel bounds how deep
+	// they nest.
+	open, names, err := s.Tree.list(dir.Path)
 	if err != nil {
 		return nil, fmt.Errorf("read directory %q of %s: %w", dir.Path, s.Where, err)
 	}
+	defer open.close()
+	var info unix.Stat_t
 	for _, name := range names {
-		child := path.Join(dir.Path, name)
-		info, err := s.Tree.Lstat(child)
+		child := join(dir.Path, name)
+		err := open.lstat(name, &info)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // gone since it was listed
 		}
@@ -374,16 +380,17 @@ func (s *Selector) walk(ctx context.Context, items []Item, dir Item, below strin
 		if err != nil {
 			return nil, err
 		}
-		relative := path.Join(below, name)
+		relative := tail(child, below, name)
 		out, outState, err := s.Exclude.Match(relative, excluded)
 		if err != nil {
 			return nil, err
 		}
-		if info.IsDir() {
+		target := tail(child, dir.Target, name)
+		if info.Mode&unix.S_IFMT == unix.S_IFDIR {
 			if (childIgnored && !s.Ignore.MayReturn(child)) || (out && !s.Exclude.MayReturn(relative)) {
 				continue
 			}
-			items, err = s.walk(ctx, items, Item{Path: child, Target: path.Join(dir.Target, name)}, relative, info, childState, outState, childIgnored || out)
+			items, err = s.walk(ctx, items, Item{Path: child, Target: target}, relative, &info, childState, outState, childIgnored || out)
 			if err != nil {
 				return nil, err
 			}
@@ -392,11 +399,14 @@ func (s *Selector) walk(ctx context.Context, items []Item, dir Item, below strin
 		if childIgnored || out {
 			continue
 		}
-		item, ok, err := s.item(child, path.Join(dir.Target, name), info)
+		item, ok, err := s.item(child, target, &info)
 		if err != nil {
 			return nil, err
 		}
 		if ok {
+			if len(items) == cap(items) {
+				items = slices.Grow(items, len(items)) // append itself grows large slices by little, and copies often
+			}
 			items = append(items, item)
 		}
 	}
@@ -409,24 +419,55 @@ func (s *Selector) walk(ctx context.Context, items []Item, dir Item, below strin
 	return items, nil
 }
 
+// join is path.Join for clean parts.
+func join(dir, name string) string {
+	if dir == "" {
+		return name
+	}
+	return dir + "/" + name
+}
+
+// tail gives join(dir, name), within full where that ends so: a tree of many
+// files is held in memory once.
+func tail(full, dir, name string) string {
+	n := len(name)
+	if dir != "" {
+		n += len(dir) + 1
+	}
+	if n == len(full) || (n < len(full) && full[len(full)-n-1] == '/') {
+		if part := full[len(full)-n:]; dir == "" || (part[len(dir)] == '/' && part[:len(dir)] == dir) {
+			return part
+		}
+	}
+	return join(dir, name)
+}
+
 // item describes a file; false for one that no image can hold, such as a socket.
-func (s *Selector) item(name, target string, info fs.FileInfo) (Item, bool, error) {
-	flag, ok := TarType(info.Mode())
-	if !ok || flag == tar.TypeChar || flag == tar.TypeBlock {
+func (s *Selector) item(name, target string, stat *unix.Stat_t) (Item, bool, error) {
+	var flag byte
+	switch stat.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		flag = tar.TypeReg
+	case unix.S_IFDIR:
+		flag = tar.TypeDir
+	case unix.S_IFLNK:
+		flag = tar.TypeSymlink
+	case unix.S_IFIFO:
+		flag = tar.TypeFifo
+	default:
 		return Item{}, false, nil
 	}
-	item := Item{Path: name, Target: target, Node: Node{Type: flag, Mode: ModeBits(info.Mode())}}
-	stat, isStat := info.Sys().(*syscall.Stat_t)
-	if isStat {
-		item.stamp = stamp{Size: info.Size(), Modified: info.ModTime().UnixNano(), Changed: stat.Ctim.Nano(), Inode: stat.Ino}
-		if s.Tree.KeepOwner {
-			item.UID, item.GID = userns.Owner(filepath.Join(s.Tree.Dir, local(name)), stat.Uid, stat.Gid)
-		}
+	item := Item{
+		Path: name, Target: target, Node: Node{Type: flag, Mode: stat.Mode & 0o7777},
+		stamp: stamp{Size: stat.Size, Modified: stat.Mtim.Nano(), Changed: stat.Ctim.Nano(), Inode: stat.Ino},
+	}
+	if s.Tree.KeepOwner {
+		item.UID, item.GID = userns.Owner(filepath.Join(s.Tree.Dir, local(name)), stat.Uid, stat.Gid)
 	}
 	switch flag {
 	case tar.TypeReg:
-		item.Size = info.Size()
-		if isStat && stat.Nlink > 1 {
+		item.Size = stat.Size
+		if stat.Nlink > 1 {
 			item.inode = inode{uint64(stat.Dev), stat.Ino} //nolint:unconvert // its size differs between processors
 		}
 	case tar.TypeSymlink:

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Tree is a directory of this machine read as if it were the root of a
@@ -44,6 +46,22 @@ func (t *Tree) Lstat(name string) (fs.FileInfo, error) {
 	return t.root.Lstat(local(name))
 }
 
+// stat is Lstat in the kernel's terms, as far as they are used here.
+func (t *Tree) stat(name string) (*unix.Stat_t, error) {
+	info, err := t.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	s, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil, fmt.Errorf("stat %s: the system does not tell", name)
+	}
+	return &unix.Stat_t{
+		Dev: s.Dev, Ino: s.Ino, Nlink: s.Nlink, Mode: s.Mode, Uid: s.Uid, Gid: s.Gid, Size: s.Size,
+		Mtim: unix.Timespec(s.Mtim), Ctim: unix.Timespec(s.Ctim),
+	}, nil
+}
+
 // Open opens a regular file; name has no symbolic link in it.
 func (t *Tree) Open(name string) (*os.File, error) {
 	file, err := t.root.OpenFile(local(name), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
@@ -68,17 +86,33 @@ func (t *Tree) Readlink(name string) (string, error) {
 
 // Names lists a directory, sorted.
 func (t *Tree) Names(name string) ([]string, error) {
-	dir, err := t.root.OpenFile(local(name), os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	dir, names, err := t.list(name)
+	dir.close()
+	return names, err
+}
+
+// directory opens a directory; name has no symbolic link in it.
+func (t *Tree) directory(name string) (*openDirectory, error) {
+	file, err := t.root.OpenFile(local(name), os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
+	return &openDirectory{name, file}, nil
+}
+
+// list opens a directory and gives the names in it, sorted.
+func (t *Tree) list(name string) (*openDirectory, []string, error) {
+	file, err := t.root.OpenFile(local(name), os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	names, err := file.Readdirnames(-1)
+	if err != nil {
+		_ = file.Close() // err matters more
+		return nil, nil, err
 	}
 	slices.Sort(names)
-	return names, nil
+	return &openDirectory{name, file}, names, nil
 }
 
 // Resolve follows every symbolic link in name, the last component included.

@@ -5,6 +5,7 @@ package layer
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -43,8 +44,12 @@ type Entry struct {
 	// HardLink is the name of the earlier entry that this is another name of; it
 	// has neither size nor content then.
 	HardLink string
-	// Open gives the content of a regular file; nil for an empty one.
+	// Open gives the content of a regular file; nil for an empty one, and for one
+	// of a tree.
 	Open func() (io.ReadCloser, error)
+	// tree and file are where a placed file is.
+	tree *Tree
+	file string
 	// archive and index say where in which archive the content is; files of
 	// archives come last in a layer, in the archive's order, so that it is read
 	// in one pass.
@@ -113,9 +118,9 @@ func sum(h hash.Hash) v1.Hash {
 }
 
 // Build writes entries, in the order given, as a layer and returns its table of
-// contents too. Every entry gets the time epoch. Progress is told the bytes of
+// contents too. It takes the entries away from the slice as it goes. Every entry gets the time epoch. Progress is told the bytes of
 // content as they are written; nil is fine.
-func Build(ctx context.Context, session *store.Session, codec Codec, epoch time.Time, entries []Entry, progress func(int64)) (Layer, *Table, error) {
+func Build(ctx context.Context, session *store.Session, codec Codec, epoch time.Time, entries []*Entry, progress func(int64)) (Layer, *Table, error) {
 	if len(entries) == 0 {
 		return Layer{Empty: true}, newTable(), nil
 	}
@@ -124,18 +129,23 @@ func Build(ctx context.Context, session *store.Session, codec Codec, epoch time.
 		return Layer{}, nil, err
 	}
 	table := newTable()
-	archive := tar.NewWriter(w)
-	buffer := make([]byte, 256<<10)
-	for i := range entries {
+	buffered := bufio.NewWriterSize(w, copyBuffer)
+	e := entryWriter{archive: tar.NewWriter(buffered), table: table, epoch: epoch, buffer: make([]byte, copyBuffer), progress: progress}
+	defer e.files.close()
+	for i, entry := range entries {
 		if err = ctx.Err(); err != nil {
 			break
 		}
-		if err = writeEntry(archive, table, &entries[i], epoch, buffer, progress); err != nil {
+		if err = e.write(entry); err != nil {
 			break
 		}
+		entries[i] = nil // the table of contents grows instead
 	}
 	if err == nil {
-		err = archive.Close()
+		err = e.archive.Close()
+	}
+	if err == nil {
+		err = buffered.Flush()
 	}
 	if err != nil {
 		w.Abort()
@@ -145,13 +155,42 @@ func Build(ctx context.Context, session *store.Session, codec Codec, epoch time.
 	return l, table, err
 }
 
-func writeEntry(archive *tar.Writer, table *Table, e *Entry, epoch time.Time, buffer []byte, progress func(int64)) error {
+// copyBuffer is how many bytes of content move at a time.
+const copyBuffer = 256 << 10
+
+// entryWriter writes entries one after the other.
+type entryWriter struct {
+	archive  *tar.Writer
+	table    *Table
+	epoch    time.Time
+	buffer   []byte
+	progress func(int64)
+	files    opener
+}
+
+// filled tells whether an entry has content of its own.
+func (e *Entry) filled() bool {
+	return e.Type == tar.TypeReg && e.HardLink == "" && (e.tree != nil || e.Open != nil)
+}
+
+func (w *entryWriter) open(e *Entry) (io.ReadCloser, error) {
+	if e.tree == nil {
+		return e.Open()
+	}
+	if w.files.tree != e.tree {
+		w.files.close()
+		w.files.tree = e.tree
+	}
+	return w.files.open(e.file)
+}
+
+func (w *entryWriter) write(e *Entry) error {
 	if strings.HasPrefix(path.Base(e.Name), whiteoutPrefix) {
 		return fmt.Errorf("/%s: an image can't hold a file whose name starts with %q: it means a deleted file; rename it or list it in .dockerignore", e.Name, whiteoutPrefix)
 	}
 	header := &tar.Header{
 		Typeflag: e.Type, Name: e.Name, Linkname: e.Link, Mode: int64(e.Mode), Uid: e.UID, Gid: e.GID,
-		ModTime: epoch, Size: e.Size,
+		ModTime: w.epoch, Size: e.Size,
 	}
 	if e.Type == tar.TypeDir {
 		header.Name += "/"
@@ -165,29 +204,29 @@ func writeEntry(archive *tar.Writer, table *Table, e *Entry, epoch time.Time, bu
 		}
 		header.PAXRecords["SCHILY.xattr."+name] = value
 	}
-	if err := archive.WriteHeader(header); err != nil {
+	if err := w.archive.WriteHeader(header); err != nil {
 		return fmt.Errorf("write /%s into the layer: %w", e.Name, err)
 	}
-	if err := table.add(header); err != nil {
+	if err := w.table.add(header); err != nil {
 		return err
 	}
-	if e.Type != tar.TypeReg || e.Open == nil {
+	if !e.filled() {
 		return nil
 	}
-	content, err := e.Open()
+	content, err := w.open(e)
 	if err != nil {
 		return err
 	}
 	defer content.Close()
 	var source io.Reader = content
-	if account := table.accounts(e.Name); account != nil {
+	if account := w.table.accounts(e.Name); account != nil {
 		source = io.TeeReader(content, &boundedBuffer{account})
 	}
 	// A file that grows is cut, one that shrinks is found out below: the size
 	// stands in the header already.
-	n, err := io.CopyBuffer(struct{ io.Writer }{archive}, io.LimitReader(source, e.Size), buffer)
-	if progress != nil {
-		progress(n)
+	n, err := io.CopyBuffer(struct{ io.Writer }{w.archive}, io.LimitReader(source, e.Size), w.buffer)
+	if w.progress != nil {
+		w.progress(n)
 	}
 	switch {
 	case err != nil:

@@ -113,11 +113,45 @@ func (s *Store) Record(kind string, key v1.Hash, value any) (bool, error) {
 		return false, fmt.Errorf("read build cache: %w", err)
 	}
 	defer file.Close()
-	if err := json.NewDecoder(io.LimitReader(file, maxRecord)).Decode(value); err != nil {
+	if err := decode(file, value); err != nil {
 		return false, nil // a broken record is a miss
 	}
 	s.touch(path)
 	return true, nil
+}
+
+// Record is a value with a form of its own in the store; others are kept as JSON.
+type Record interface {
+	MarshalRecord() ([]byte, error)
+	// UnmarshalRecord may keep data.
+	UnmarshalRecord(data []byte) error
+}
+
+// decode reads what encode wrote.
+func decode(file *os.File, value any) error {
+	record, ok := value.(Record)
+	if !ok {
+		return json.NewDecoder(io.LimitReader(file, maxRecord)).Decode(value)
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() > maxRecord {
+		return fmt.Errorf("a record of %d bytes", info.Size())
+	}
+	data := make([]byte, info.Size())
+	if _, err := io.ReadFull(file, data); err != nil {
+		return err
+	}
+	return record.UnmarshalRecord(data)
+}
+
+func encode(value any) ([]byte, error) {
+	if record, ok := value.(Record); ok {
+		return record.MarshalRecord()
+	}
+	return json.Marshal(value)
 }
 
 // touch marks a file used. Failing to is harmless: it is only evicted earlier.
@@ -128,7 +162,7 @@ func (s *Store) touch(path string) {
 
 // Put keeps value under key.
 func (session *Session) Put(kind string, key v1.Hash, value any) error {
-	data, err := json.Marshal(value)
+	data, err := encode(value)
 	if err != nil {
 		return fmt.Errorf("encode record: %w", err)
 	}
