@@ -127,6 +127,15 @@ func checkRepository(value string) (Rule, string, string) {
 	return "", "", ""
 }
 
+var tagPattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+
+func checkTag(value string) (Rule, string, string) {
+	if !tagPattern.MatchString(value) {
+		return RuleValue, fmt.Sprintf("%q is not a tag", clip(value)), "write it like v1.2 or latest, without the repository's name"
+	}
+	return "", "", ""
+}
+
 func checkPlatform(value string) (Rule, string, string) {
 	if !platformPattern.MatchString(value) {
 		return RuleValue, fmt.Sprintf("%q is not a platform", clip(value)), "write it like linux/amd64"

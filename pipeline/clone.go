@@ -19,7 +19,8 @@ func (s Stage) clone() Stage {
 	}
 	if s.Build != nil {
 		build := *s.Build
-		build.Args, build.Platforms = maps.Clone(build.Args), slices.Clone(build.Platforms)
+		build.Args, build.Labels, build.Annotations = maps.Clone(build.Args), maps.Clone(build.Labels), maps.Clone(build.Annotations)
+		build.Platforms, build.Tags = slices.Clone(build.Platforms), slices.Clone(build.Tags)
 		s.Build = &build
 	}
 	if s.Deploy != nil {

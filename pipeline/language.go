@@ -23,10 +23,13 @@ const (
 )
 
 var (
-	stageName   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,62}$`)
-	inputName   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,62}$`)
-	variable    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,254}$`)
-	argumentKey = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,254}$`)
+	stageName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,62}$`)
+	inputName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,62}$`)
+	variable  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,254}$`)
+	labelKey  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,254}$`)
+	// annotationKey may start with where it goes: index:, manifest[linux/arm64]:, …
+	annotationKey = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/,:\[\]-]{0,254}$`)
+	argumentKey   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,254}$`)
 )
 
 // language is the whole pipeline file.
@@ -196,7 +199,10 @@ var buildShape = object{
 		{key: "dockerfile", shape: text{mode: valueText, check: checkPath}, doc: "The Dockerfile, relative to the checkout."},
 		{key: "target", shape: text{mode: valueText}, doc: "The Dockerfile stage to build; the last when not set."},
 		{key: "args", shape: dictionary{value: text{mode: valueText, loose: true, empty: true}, keys: argumentKey, keyWhat: "name of a build argument", max: maxList}, doc: "Build arguments."},
-		{key: "platforms", shape: list{item: text{check: checkPlatform}, single: true, min: 1, max: 16, unique: true}, doc: "The platform to build for; at most one in this version."},
+		{key: "platforms", shape: list{item: text{check: checkPlatform}, single: true, min: 1, max: 16, unique: true}, doc: "The platforms to build for, an image index when several; the machine's own when not set."},
+		{key: "tags", shape: list{item: text{mode: valueText, check: checkTag}, single: true, min: 1, max: 32, unique: true}, doc: "Tags to set in the repository; the commit's when neither this nor push has one."},
+		{key: "labels", shape: dictionary{value: text{mode: valueText, loose: true, empty: true}, keys: labelKey, keyWhat: "name of a label", max: maxList}, doc: "Labels of the image."},
+		{key: "annotations", shape: dictionary{value: text{mode: valueText, loose: true, empty: true}, keys: annotationKey, keyWhat: "name of an annotation", max: maxList}, doc: "Annotations of the manifest; with index:, manifest-descriptor: or manifest[PLATFORM]: before the name, of that."},
 		{key: "no-cache", shape: boolean{}, doc: "Whether to build every step anew."},
 
 		{key: "secrets", unsupported: "fetch what is secret in a run stage, before the build"},

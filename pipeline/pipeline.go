@@ -146,9 +146,16 @@ type BuildSpec struct {
 	Args       map[string]string `json:"args,omitempty"`
 	// Push is the repository, with or without a registry host and tag. Without
 	// a host it means the default registry of whoever runs the pipeline.
-	Push      string   `json:"push"`
-	Platforms []string `json:"platforms,omitempty"`
-	NoCache   bool     `json:"no-cache,omitempty"`
+	Push string `json:"push"`
+	// Tags are set in the repository of Push, beside the one Push has.
+	Tags []string `json:"tags,omitempty"`
+	// Platforms make an image index when there are several.
+	Platforms []string          `json:"platforms,omitempty"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	// Annotations are by "[LEVEL[PLATFORM]:]NAME"; without a level they are the
+	// manifest's.
+	Annotations map[string]string `json:"annotations,omitempty"`
+	NoCache     bool              `json:"no-cache,omitempty"`
 }
 
 // DeploySpec puts a release into an environment.

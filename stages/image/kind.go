@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -84,12 +86,19 @@ func requestOf(attempt pipeline.Attempt) (Request, error) {
 	// A fork could push over an image that trusted runs build on.
 	trusted := attempt.Event.Trust == event.Own
 	r := Request{
-		Target: spec.Target, Args: spec.Args, NoCache: spec.NoCache, Push: trusted, Isolated: !trusted, Tags: []string{pushName(spec.Push, attempt.Event)},
+		Target: spec.Target, Args: spec.Args, NoCache: spec.NoCache, Push: trusted, Isolated: !trusted, Tags: pushNames(spec, attempt.Event), Labels: spec.Labels,
 		Scope: scopeOf(attempt.Event), Secrets: map[string][]byte{},
 	}
 	var err error
 	if r.Platforms, err = plan.ParsePlatforms(spec.Platforms); err != nil {
 		return fail("build.platforms: %w", err)
+	}
+	for _, key := range slices.Sorted(maps.Keys(spec.Annotations)) {
+		annotations, err := ParseAnnotation(key + "=" + spec.Annotations[key])
+		if err != nil {
+			return fail("build.annotations: %w", err)
+		}
+		r.Annotations = append(r.Annotations, annotations...)
 	}
 	if r.Context, err = below(attempt.Workspace, attempt.Workspace, spec.Context); err != nil {
 		return fail("build.context: %w", err)
@@ -157,13 +166,26 @@ func dockerfileOf(workspace, dir, name string) (string, error) {
 // shortCommit is how much of a commit's hash makes a tag.
 const shortCommit = 12
 
-// pushName adds a tag to a name without one: the commit's, so that the image
-// can be found, or none when the commit is not known.
-func pushName(name string, e event.Event) string {
-	if registry.HasTag(name) || len(e.Commit) < shortCommit {
-		return name
+// pushNames are the names an image goes to: the repository with each tag that
+// the stage names, or else with the commit's, so that the image can be found, or
+// without one when the commit is not known.
+func pushNames(spec *pipeline.BuildSpec, e event.Event) []string {
+	var names []string
+	if registry.HasTag(spec.Push) {
+		names = append(names, spec.Push)
 	}
-	return name + ":" + e.Commit[:shortCommit]
+	for _, tag := range spec.Tags {
+		if name := repositoryOf(spec.Push) + ":" + tag; !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	switch {
+	case len(names) > 0:
+		return names
+	case len(e.Commit) < shortCommit:
+		return []string{spec.Push}
+	}
+	return []string{spec.Push + ":" + e.Commit[:shortCommit]}
 }
 
 // scopeOf separates caches: those of forks never feed others, those of

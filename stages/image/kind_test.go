@@ -166,3 +166,34 @@ func TestSecretsReachACommandAndNothingElse(t *testing.T) {
 		return err
 	}))
 }
+
+func TestTheBuildStagePushesEveryTagPlatformLabelAndAnnotation(t *testing.T) {
+	b := newBench(t)
+	attempt, _ := b.attempt(map[string]string{"Dockerfile": "FROM scratch\nCOPY a /\n", "a": "1"}, pipeline.BuildSpec{
+		Push: "shop:v1", Tags: []string{"latest", "v1", "v1.2"}, Platforms: []string{"linux/amd64", "linux/arm64"},
+		Labels: map[string]string{"team": "tide"}, Annotations: map[string]string{"manifest[linux/arm64]:a": "arm", "index:i": "1"},
+	})
+	outputs, err := (&Kind{Builder: b.builder}).Run(context.Background(), attempt)
+	require.NoError(t, err)
+	for _, tag := range []string{"v1", "latest", "v1.2"} {
+		require.Contains(t, b.peer.asked("PUT"), "PUT /v2/shop/manifests/"+tag)
+	}
+	require.Empty(t, b.peer.asked("PUT", "/v2/shop/manifests/"+commit[:12]), "who names tags gets those alone")
+	index := b.pulledIndex(&Result{Pushed: []string{outputs[pipeline.OutputImage]}})
+	manifest, err := index.IndexManifest()
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"i": "1"}, manifest.Annotations)
+	image, err := index.Image(manifest.Manifests[1].Digest)
+	require.NoError(t, err)
+	config, err := image.ConfigFile()
+	require.NoError(t, err)
+	require.Equal(t, "tide", config.Config.Labels["team"])
+	arm, err := image.Manifest()
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"a": "arm"}, arm.Annotations)
+
+	attempt.Stage.Build.Annotations = map[string]string{"layer:a": "x"}
+	_, err = (&Kind{Builder: b.builder}).Run(context.Background(), attempt)
+	require.ErrorContains(t, err, "build.annotations")
+	require.Equal(t, pipeline.CauseInvalid, pipeline.CauseOf(err))
+}
