@@ -155,3 +155,34 @@ func TestAKilledBuildLeavesNoSecretAndNoMount(t *testing.T) {
 		return exec.Command("sh", "-c", "! ps -eo args | grep -qx 'sleep "+marker+"'").Run() == nil
 	}, 10*time.Second, 20*time.Millisecond)
 }
+
+// What decides an image without making a layer decides it all the same: a cached
+// build is not the one before.
+func TestCachedBuildsForgetNothingOfTheConfiguration(t *testing.T) {
+	b := newBench(t).withRunc()
+	b.busybox(nil)
+	seen := map[string]string{}
+	for _, last := range []string{
+		"", "HEALTHCHECK CMD true", "HEALTHCHECK CMD false", "HEALTHCHECK --interval=5s CMD true", "HEALTHCHECK NONE", "ONBUILD RUN true", "ONBUILD RUN false",
+		"STOPSIGNAL 9", "EXPOSE 80", "VOLUME /v", "SHELL [\"/bin/sh\", \"-ec\"]", "USER 5", "LABEL a=b", "ENTRYPOINT [\"a\"]", "CMD [\"a\"]", "ENV A=b",
+	} {
+		request := b.request(map[string]string{"Dockerfile": "FROM busybox\nRUN echo same >/same\n" + last + "\n"})
+		result := b.build(request)
+		require.Empty(t, seen[result.Digest.String()], "%q gives what %q gave", last, seen[result.Digest.String()])
+		seen[result.Digest.String()] = "without " + last
+		request.Codec = "zstd"
+		other := b.build(request)
+		require.NotEqual(t, result.Digest, other.Digest, "the codec is in the key")
+	}
+	// The triggers of a base image are its child's steps.
+	layers := map[string]bool{}
+	for _, trigger := range []string{"RUN echo one >/made", "RUN echo two >/made"} {
+		b.busybox(func(c *v1.Config) { c.OnBuild = []string{trigger} })
+		b.builder.Registry = b.newBuilder(t.TempDir()).Registry // names are resolved anew
+		image := b.pulled(b.build(b.request(map[string]string{"Dockerfile": "FROM busybox\n"})))
+		digest, err := image.Digest()
+		require.NoError(t, err)
+		layers[digest.String()] = true
+	}
+	require.Len(t, layers, 2)
+}

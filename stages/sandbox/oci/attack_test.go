@@ -181,3 +181,27 @@ func TestForbiddenCallsAreRefused(t *testing.T) {
 		require.NotEqual(t, answer, without[call], "%s: the test would not notice if there were no profile", call)
 	}
 }
+
+// The first runtime that works is taken, not the first that is there.
+func TestARuntimeThatDoesNotWorkIsPassedOver(t *testing.T) {
+	working := findRuntime(t).command
+	bin := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "runc"), []byte("#!/bin/sh\necho it does not work here >&2\nexit 1\n"), 0o755))
+	require.NoError(t, os.Symlink(working, filepath.Join(bin, "crun")))
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	found, err := Find(context.Background(), Options{Dir: t.TempDir()})
+	require.NoError(t, err)
+	require.Equal(t, filepath.Join(bin, "crun"), found.Command())
+	// Both that are installed are tried; what does not work says why.
+	for _, name := range []string{"/usr/sbin/runc", "/usr/bin/crun"} {
+		r, err := Find(context.Background(), Options{Dir: t.TempDir(), Command: name})
+		if err != nil {
+			require.ErrorIs(t, err, ErrNoRuntime)
+			require.ErrorContains(t, err, name)
+			continue
+		}
+		out, err := shell(t, r, busyboxRoot(t), "grep -q 'Seccomp:.*2' /proc/self/status && grep -q 'NoNewPrivs:.*1' /proc/self/status && grep -q 'CapEff:.*00000000a80425fb' /proc/self/status && echo confined")
+		require.NoError(t, err)
+		require.Equal(t, "confined\n", out, name)
+	}
+}
