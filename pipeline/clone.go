@@ -27,7 +27,14 @@ func (s Stage) clone() Stage {
 		deploy := *s.Deploy
 		deploy.Manifests = slices.Clone(deploy.Manifests)
 		if canary := deploy.Strategy.Canary; canary != nil {
-			deploy.Strategy.Canary = &CanarySpec{Steps: slices.Clone(canary.Steps)}
+			copied := CanarySpec{Steps: slices.Clone(canary.Steps), Gates: slices.Clone(canary.Gates)}
+			for i, gate := range copied.Gates {
+				if gate.Metric != nil {
+					metric := *gate.Metric
+					copied.Gates[i].Metric = &metric
+				}
+			}
+			deploy.Strategy.Canary = &copied
 		}
 		s.Deploy = &deploy
 	}

@@ -250,13 +250,52 @@ var canaryShape = object{
 			fields: []field{
 				{key: "weight", shape: number{1, 100}, required: true, doc: "Percent of the new version."},
 				{key: "hold", shape: duration{0, week}, doc: "How long to stay once the pods are healthy."},
-				{key: "gates", unsupported: "leave it out: each step is gated by the health of its pods"},
+				{key: "gates", unsupported: "write gates beside steps: they hold for every step"},
 			},
 		}, min: 1, max: 100}, required: true, doc: "The steps, each with a greater weight than the one before."},
 
-		{key: "gates", unsupported: "leave it out: each step is gated by the health of its pods"},
+		{key: "gates", shape: list{item: object{
+			name: "gate", doc: "What must pass before a canary advances.",
+			fields: []field{
+				{key: "metric", shape: metricShape, doc: "A judgement of what is measured."},
+				{key: "approval", unsupported: "put approve: on a stage of its own between two environments, or tidegate rollout pause"},
+				{key: "job", unsupported: "run the check in a stage after this one"},
+				{key: "webhook", unsupported: "run the check in a stage after this one"},
+			},
+			rules: map[string]any{"minProperties": 1, "maxProperties": 1},
+		}, min: 1, max: 10}, doc: "Gates of every step, beside the health of its pods."},
 		{key: "traffic", unsupported: "leave it out: weight is set by the number of replicas"},
 	},
+}
+
+var metricShape = object{
+	name: "metric", doc: "A judgement of what is measured: query within min and max, or bad of total requests, or value, compared with a fresh baseline. $pods, $namespace, $app and $interval stand for what they say.",
+	fields: []field{
+		{key: "name", shape: text{check: checkName, pattern: stageName.String()}, required: true, doc: "The gate's name, unique in the strategy."},
+		{key: "prometheus", shape: text{mode: valueText}, doc: "The address of a Prometheus server."},
+		{key: "http", shape: text{mode: valueText}, doc: "A URL that answers with JSON; queries are CEL expressions over response."},
+		{key: "token", shape: object{
+			name: "secret-key", doc: "A key of a Secret in the environment's namespace.",
+			fields: []field{
+				{key: "name", shape: text{mode: valueText, check: checkLabel}, required: true, doc: "The Secret."},
+				{key: "key", shape: text{mode: valueText}, required: true, doc: "The key in it."},
+			},
+		}, doc: "Sent to the source as a bearer token."},
+		{key: "query", shape: text{mode: valueText}, doc: "A number to be within min and max."},
+		{key: "min", shape: decimal{}, doc: "The least that query may give."},
+		{key: "max", shape: decimal{}, doc: "The most that query may give."},
+		{key: "tolerate", shape: number{0, 100}, doc: "How many samples in all may lie outside; 0 when not set."},
+		{key: "bad", shape: text{mode: valueText}, doc: "How many requests went wrong in $interval."},
+		{key: "total", shape: text{mode: valueText}, doc: "How many requests there were in $interval."},
+		{key: "value", shape: text{mode: valueText}, doc: "A gauge, such as a latency."},
+		{key: "ratio", shape: decimal{}, doc: "How many times worse than the baseline is tolerated; 1 when not set."},
+		{key: "higher-is-better", shape: boolean{}, doc: "Whether a greater value is the better one."},
+		{key: "minimum", shape: number{0, 1_000_000}, doc: "How many samples (with bad and total: requests on each side) are needed to pass."},
+		{key: "interval", shape: duration{time.Second, week}, doc: "Time between looks; 10s when not set."},
+	},
+	rules: map[string]any{"oneOf": []any{
+		map[string]any{"required": []string{"prometheus"}}, map[string]any{"required": []string{"http"}},
+	}},
 }
 
 var approveShape = object{

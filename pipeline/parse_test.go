@@ -46,6 +46,9 @@ stages:
       strategy:
         canary:
           steps: [{weight: 10, hold: 1m}, {weight: 50, hold: 2m}]
+          gates:
+            - metric: {name: load, http: "http://shop/load", query: response.load, max: 0.5, tolerate: 1}
+            - metric: {name: errors, prometheus: "http://prometheus:9090", bad: sum(a), total: sum(b), ratio: 2, minimum: 100, interval: 5s, token: {name: prometheus, key: token}}
 finally:
   notify:
     run: echo done
@@ -70,6 +73,12 @@ func TestParseReadsEveryPartOfAPipeline(t *testing.T) {
 	production := p.Stages[3]
 	require.Equal(t, &ApproveSpec{From: []string{"ops"}, Timeout: 24 * time.Hour}, production.Approve)
 	require.Equal(t, []CanaryStep{{10, time.Minute}, {50, 2 * time.Minute}}, production.Deploy.Strategy.Canary.Steps)
+	half := 0.5
+	require.Equal(t, []GateSpec{
+		{Metric: &MetricSpec{Name: "load", HTTP: "http://shop/load", Query: "response.load", Max: &half, Tolerate: 1}},
+		{Metric: &MetricSpec{Name: "errors", Prometheus: "http://prometheus:9090", Bad: "sum(a)", Total: "sum(b)", Ratio: 2, Minimum: 100, Interval: 5 * time.Second,
+			Token: &SecretKey{Name: "prometheus", Key: "token"}}},
+	}, production.Deploy.Strategy.Canary.Gates)
 	require.NotNil(t, production.Deploy.Bake)
 	require.Zero(t, *production.Deploy.Bake)
 	require.Equal(t, []string{"notify"}, stageNames(p.Finally))

@@ -185,6 +185,44 @@ type RollingSpec struct{}
 // CanarySpec is a second workload beside the untouched stable one.
 type CanarySpec struct {
 	Steps []CanaryStep `json:"steps"`
+	// Gates must all pass at every step, beside the health of its pods.
+	Gates []GateSpec `json:"gates,omitempty"`
+}
+
+// GateSpec is a gate of a canary step; exactly one field is set.
+type GateSpec struct {
+	Metric *MetricSpec `json:"metric,omitempty"`
+}
+
+// MetricSpec judges what is measured of the canary: Query against Min and Max,
+// or Bad of Total requests, or a Value, against a fresh baseline.
+type MetricSpec struct {
+	Name string `json:"name"`
+	// Prometheus is the address of a server, HTTP a URL that answers with JSON;
+	// one of them is set.
+	Prometheus string     `json:"prometheus,omitempty"`
+	HTTP       string     `json:"http,omitempty"`
+	Token      *SecretKey `json:"token,omitempty"`
+
+	Query    string   `json:"query,omitempty"`
+	Min      *float64 `json:"min,omitempty"`
+	Max      *float64 `json:"max,omitempty"`
+	Tolerate int      `json:"tolerate,omitempty"`
+
+	Bad            string  `json:"bad,omitempty"`
+	Total          string  `json:"total,omitempty"`
+	Value          string  `json:"value,omitempty"`
+	Ratio          float64 `json:"ratio,omitempty"`
+	HigherIsBetter bool    `json:"higher-is-better,omitempty"`
+
+	Minimum  int           `json:"minimum,omitempty"`
+	Interval time.Duration `json:"interval,omitempty"`
+}
+
+// SecretKey names a key of a Secret in the environment's namespace.
+type SecretKey struct {
+	Name string `json:"name"`
+	Key  string `json:"key"`
 }
 
 // CanaryStep sends Weight percent to the new version and holds that for Hold

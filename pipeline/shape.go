@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"fmt"
+	"math"
 	"reflect"
 	"strconv"
 	"strings"
@@ -165,6 +166,32 @@ func (s number) schema(*schemaWriter) map[string]any {
 func (number) rewrite(reflect.Value, string, rewriter) {}
 
 // boolean is true or false.
+// decimal is a number that is not negative.
+type decimal struct{}
+
+func (decimal) decode(d *decoder, n *node, path string, into reflect.Value) {
+	value, err := strconv.ParseFloat(n.text, 64)
+	if (n.kind != intNode && n.kind != floatNode) || err != nil || math.IsInf(value, 0) || math.IsNaN(value) {
+		d.add(n.pos, RuleType, "", "%s must be a number, not %s", path, n.describe())
+		return
+	}
+	if value < 0 {
+		d.add(n.pos, RuleValue, "", "%s is %s; it can't be negative", path, clip(n.text))
+		return
+	}
+	if into.Kind() == reflect.Pointer {
+		into.Set(reflect.ValueOf(&value))
+		return
+	}
+	into.SetFloat(value)
+}
+
+func (decimal) schema(*schemaWriter) map[string]any {
+	return map[string]any{"type": "number", "minimum": 0}
+}
+
+func (decimal) rewrite(reflect.Value, string, rewriter) {}
+
 type boolean struct{}
 
 func (boolean) decode(d *decoder, n *node, path string, into reflect.Value) {

@@ -155,6 +155,7 @@ func (d *decoder) checkStrategy(path string, s *Stage) {
 	if strategy.Canary == nil {
 		return
 	}
+	d.checkGates(path+".canary.gates", strategy.Canary.Gates)
 	for i := 1; i < len(strategy.Canary.Steps); i++ {
 		before, now := strategy.Canary.Steps[i-1].Weight, strategy.Canary.Steps[i].Weight
 		if before > 0 && now > 0 && now <= before {

@@ -9,7 +9,16 @@ import (
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
 
-const canarySuffix = "-canary"
+// Track tells the two companions of a stable workload apart. It is the value
+// of their pods' track label, and the suffix of their names.
+type Track string
+
+// The tracks. A baseline runs the verified release: a fresh one of the canary's
+// age and size, to compare with. The stable pods are older, warmer and more.
+const (
+	CanaryTrack   Track = "canary"
+	BaselineTrack Track = "baseline"
+)
 
 // bakedCondition is the readiness gate of canary pods: a pod is ready, and so
 // gets traffic, only once a rollout has set this condition on it. A version
@@ -17,39 +26,40 @@ const canarySuffix = "-canary"
 // See https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-readiness-gate.
 const bakedCondition corev1.PodConditionType = "tidegate.dev/baked"
 
-func canaryRef(stable manifest.Ref) manifest.Ref {
-	stable.Name += canarySuffix
+func (t Track) ref(stable manifest.Ref) manifest.Ref {
+	stable.Name = t.nameFor(stable.Name)
 	return stable
 }
 
-// canaryOf makes the second Deployment: the new release's template under
-// another name, with one label more. Its pods carry all labels of the stable
+func (t Track) nameFor(stable string) string { return stable + "-" + string(t) }
+
+// of makes a companion Deployment: a release's template under another name, with one label more. Its pods carry all labels of the stable
 // ones, so that every Service that selects those sends them traffic too; the
 // label more keeps the two controllers' pods apart.
-func canaryOf(u *unstructured.Unstructured, replicas int32) (*unstructured.Unstructured, error) {
+func (t Track) of(u *unstructured.Unstructured, replicas int32) (*unstructured.Unstructured, error) {
 	u = u.DeepCopy()
-	u.SetName(u.GetName() + canarySuffix)
+	u.SetName(t.nameFor(u.GetName()))
 	labels := u.GetLabels()
-	labels[manifest.LabelTrack] = "canary"
+	labels[manifest.LabelTrack] = string(t)
 	u.SetLabels(labels)
 	for _, path := range [][]string{
 		{"spec", "selector", "matchLabels", manifest.LabelTrack},
 		{"spec", "template", "metadata", "labels", manifest.LabelTrack},
 	} {
-		if err := unstructured.SetNestedField(u.Object, "canary", path...); err != nil {
-			return nil, fmt.Errorf("making the canary of %s: %w", manifest.RefOf(u), err)
+		if err := unstructured.SetNestedField(u.Object, string(t), path...); err != nil {
+			return nil, fmt.Errorf("making the %s of %s: %w", t, manifest.RefOf(u), err)
 		}
 	}
 	if err := unstructured.SetNestedField(u.Object, int64(replicas), "spec", "replicas"); err != nil {
-		return nil, fmt.Errorf("making the canary of %s: %w", manifest.RefOf(u), err)
+		return nil, fmt.Errorf("making the %s of %s: %w", t, manifest.RefOf(u), err)
 	}
 	gates, _, err := unstructured.NestedSlice(u.Object, "spec", "template", "spec", "readinessGates")
 	if err != nil {
-		return nil, fmt.Errorf("making the canary of %s: %w", manifest.RefOf(u), err)
+		return nil, fmt.Errorf("making the %s of %s: %w", t, manifest.RefOf(u), err)
 	}
 	gates = append(gates, map[string]any{"conditionType": string(bakedCondition)})
 	if err := unstructured.SetNestedSlice(u.Object, gates, "spec", "template", "spec", "readinessGates"); err != nil {
-		return nil, fmt.Errorf("making the canary of %s: %w", manifest.RefOf(u), err)
+		return nil, fmt.Errorf("making the %s of %s: %w", t, manifest.RefOf(u), err)
 	}
 	// All of a step's pods may start at once: nothing is replaced.
 	unstructured.RemoveNestedField(u.Object, "spec", "minReadySeconds")

@@ -359,6 +359,9 @@ func (c *Controller) owned(ctx context.Context, s *store, before, taken *coordin
 
 // close gives the application up.
 func (d *driver) close() {
+	if d.sampler != nil {
+		d.sampler.stop()
+	}
 	if d.watch != nil {
 		d.watch.stop()
 	}

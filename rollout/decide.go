@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -21,7 +22,7 @@ const (
 	ApplyRelease  ActionKind = "apply_release"  // the whole new release
 	ApplyBase     ActionKind = "apply_base"     // the whole base, over whatever is there
 	ApplyWorkload ActionKind = "apply_workload" // one workload again, with other settings
-	ScaleCanary   ActionKind = "scale_canary"   // create it, or change its size
+	ScaleCanary   ActionKind = "scale_canary"   // create a canary or its baseline, or change its size
 	RemoveCanary  ActionKind = "remove_canary"
 	Admit         ActionKind = "admit" // let canary pods that survived the bake into the Service
 	Prune         ActionKind = "prune" // objects that no revision in use needs
@@ -35,6 +36,7 @@ type Action struct {
 	Until time.Time
 	// Ref is the workload; for canaries, the stable one.
 	Ref      manifest.Ref
+	Track    Track // of a companion
 	Replicas int32
 	Pods     []DarkPod
 	Paused   bool
@@ -59,8 +61,14 @@ func Decide(record *Record, obs Observation, now time.Time) Action {
 	case Applying:
 		return decideApplying(record, r, obs)
 	case Canary:
-		return decideCanary(r, obs, now)
+		return decideCanary(record, r, obs, now)
 	case Promoting:
+		// It has served its purpose, and takes room that the new pods may need.
+		for _, c := range obs.Canaries {
+			if c.Track == BaselineTrack {
+				return Action{Kind: RemoveCanary, Ref: c.Stable, Track: c.Track, Why: "removing the baseline of " + c.Stable.Name}
+			}
+		}
 		return Action{Kind: ApplyRelease, Bake: r.Bake, Paused: r.Paused, Why: "promoting to the stable workload", Move: &Move{To: Rolling}}
 	case Rolling:
 		return decideRolling(r, obs, now)
@@ -84,7 +92,7 @@ func decideApplying(record *Record, r *Rollout, obs Observation) Action {
 	// A canary of an older rollout must not be taken for one of this.
 	for _, c := range obs.Canaries {
 		if c.Release != r.Digest {
-			return Action{Kind: RemoveCanary, Ref: c.Stable, Why: "removing the canary of another release"}
+			return Action{Kind: RemoveCanary, Ref: c.Stable, Track: c.Track, Why: fmt.Sprintf("removing the %s of another release", c.Track)}
 		}
 	}
 	if record.Stable != r.Base && !r.Restored {
@@ -93,45 +101,46 @@ func decideApplying(record *Record, r *Rollout, obs Observation) Action {
 	return Action{Kind: ApplyNeeded, Why: "applying what the canary needs", Move: &Move{To: Canary, Step: 1}}
 }
 
-func decideCanary(r *Rollout, obs Observation, now time.Time) Action {
+func decideCanary(record *Record, r *Rollout, obs Observation, now time.Time) Action {
 	step := r.Strategy.Steps[r.Step-1]
-	waiting, ready := "", true
-	recheck := time.Time{}
+	w := watch{ready: true}
 	for _, ref := range r.Canaries {
 		stable := obs.workload(ref)
 		if stable == nil || !stable.Exists {
 			return failing(r, ref, health.Verdict{Reason: health.WorkloadMissing, Message: "the stable workload is gone"})
 		}
 		size := canarySize(step.Weight, stable.Replicas)
-		c := obs.canary(ref)
+		c := obs.companion(ref, CanaryTrack)
 		if c == nil || c.Release != r.Digest || c.Replicas != size {
-			return Action{Kind: ScaleCanary, Ref: ref, Replicas: size,
+			return Action{Kind: ScaleCanary, Ref: ref, Track: CanaryTrack, Replicas: size,
 				Why: fmt.Sprintf("canary step %d: %d %% of %d pods is %d, %.1f %% of the traffic if all pods serve alike",
-					r.Step, step.Weight, stable.Replicas, size, 100*float64(size)/float64(max(size+stable.Replicas, 1)))}
+					r.Step, step.Weight, stable.Replicas, size, canaryTraffic(r, size, stable.Replicas))}
 		}
 		if c.Health.Status == health.Failed {
 			return failing(r, ref, c.Health)
 		}
-		baked, next := c.baked(r.Bake, now)
-		if len(baked) > 0 {
-			return Action{Kind: Admit, Ref: ref, Pods: baked,
-				Why: fmt.Sprintf("canary %d %%: %d of %d pods survived %s without traffic: letting them in", step.Weight, len(baked), size, r.Bake)}
-		}
-		if c.ReadySince.IsZero() {
-			ready = false
-			waiting = fmt.Sprintf("canary %d %%: %s", step.Weight, c.Health.Message)
-			if !next.IsZero() && c.Health.Status == health.Progressing {
-				waiting = fmt.Sprintf("canary %d %%: baking %d of %d pods without traffic until %s", step.Weight, len(c.Dark), size, next.Format(time.TimeOnly))
+		if r.Strategy.compares() {
+			b := obs.companion(ref, BaselineTrack)
+			if b == nil || b.Release != record.digest(r.Base) || b.Replicas != size {
+				return Action{Kind: ScaleCanary, Ref: ref, Track: BaselineTrack, Replicas: size,
+					Why: fmt.Sprintf("canary step %d: a fresh baseline of %d pods of revision %d, to compare with", r.Step, size, r.Base)}
+			}
+			if a, ok := w.companion(r, b, step.Weight, now); ok {
+				return a
 			}
 		}
-		recheck = sooner(recheck, next)
-		recheck = sooner(recheck, c.Health.Recheck)
+		if a, ok := w.companion(r, c, step.Weight, now); ok {
+			return a
+		}
 	}
-	if ready && r.StepReadyAt.IsZero() {
+	if failed := r.failedMetric(); failed != nil {
+		return Action{Kind: Advance, Why: failed.Message, Move: &Move{To: RollingBack, Ending: EndedByFailure, Failure: failed}}
+	}
+	if w.ready && r.StepReadyAt.IsZero() {
 		return Action{Kind: Mark, Ready: true, Why: fmt.Sprintf("canary %d %%: all pods ready", step.Weight)}
 	}
 	if r.Paused {
-		return Action{Kind: Wait, Until: recheck, Why: fmt.Sprintf("paused by %s at canary step %d", orUnknown(r.PausedBy), r.Step)}
+		return Action{Kind: Wait, Until: w.recheck, Why: fmt.Sprintf("paused by %s at canary step %d", orUnknown(r.PausedBy), r.Step)}
 	}
 	passed, until := judgeStep(r, obs, now)
 	if passed != nil {
@@ -140,14 +149,59 @@ func decideCanary(r *Rollout, obs Observation, now time.Time) Action {
 		}
 		return Action{Kind: Advance, Why: "the canary passed", Move: &Move{To: Promoting, Proof: passed}}
 	}
+	open := r.openMetric()
 	deadline := stepDeadline(r, step)
 	if !now.Before(deadline) {
-		return late(r, now, waiting)
+		action := late(r, now, cmp.Or(w.waiting, open))
+		if w.waiting == "" && open != "" {
+			action.Move.Failure.Reason = MetricInconclusive
+		}
+		return action
 	}
-	if waiting == "" {
-		waiting = fmt.Sprintf("canary %d %%: healthy, held until %s", step.Weight, until.Format(time.TimeOnly))
+	switch {
+	case w.waiting != "":
+	case !until.IsZero():
+		w.waiting = fmt.Sprintf("canary %d %%: healthy, held until %s", step.Weight, until.Format(time.TimeOnly))
+	default:
+		w.waiting = fmt.Sprintf("canary %d %%: healthy; %s", step.Weight, open)
 	}
-	return Action{Kind: Wait, Until: sooner(sooner(recheck, until), deadline), Why: waiting}
+	return Action{Kind: Wait, Until: sooner(sooner(w.recheck, until), deadline), Why: w.waiting}
+}
+
+// watch gathers, over all companions of a step, whether they are ready, what
+// else is waited for, and when to look again.
+type watch struct {
+	ready   bool
+	waiting string
+	recheck time.Time
+}
+
+// companion looks at a canary or its baseline and says if its pods can be let in.
+func (w *watch) companion(r *Rollout, c *CanaryWorkload, weight int, now time.Time) (Action, bool) {
+	baked, next := c.baked(r.Bake, now)
+	if len(baked) > 0 {
+		return Action{Kind: Admit, Ref: c.Stable, Track: c.Track, Pods: baked,
+			Why: fmt.Sprintf("%s %d %%: %d of %d pods survived %s without traffic: letting them in", c.Track, weight, len(baked), c.Replicas, r.Bake)}, true
+	}
+	if c.ReadySince.IsZero() {
+		w.ready = false
+		w.waiting = fmt.Sprintf("%s %d %%: %s", c.Track, weight, c.Health.Message)
+		if !next.IsZero() && c.Health.Status == health.Progressing {
+			w.waiting = fmt.Sprintf("%s %d %%: baking %d of %d pods without traffic until %s", c.Track, weight, len(c.Dark), c.Replicas, next.Format(time.TimeOnly))
+		}
+	}
+	w.recheck = sooner(sooner(w.recheck, next), c.Health.Recheck)
+	return Action{}, false
+}
+
+// canaryTraffic is the share of the traffic, in percent, that size canary pods
+// get beside n stable ones and, if there is one, a baseline of the same size.
+func canaryTraffic(r *Rollout, size, n int32) float64 {
+	others := n
+	if r.Strategy.compares() {
+		others += size
+	}
+	return 100 * float64(size) / float64(max(size+others, 1))
 }
 
 // liveTime is how long a step's pods must stay good with traffic: the step's
@@ -257,7 +311,7 @@ func decideRollingBack(record *Record, r *Rollout, obs Observation, now time.Tim
 
 func removeCanary(obs Observation) (Action, bool) {
 	for _, c := range obs.Canaries {
-		return Action{Kind: RemoveCanary, Ref: c.Stable, Why: "removing the canary of " + c.Stable.Name}, true
+		return Action{Kind: RemoveCanary, Ref: c.Stable, Track: c.Track, Why: fmt.Sprintf("removing the %s of %s", c.Track, c.Stable.Name)}, true
 	}
 	return Action{}, false
 }
@@ -266,7 +320,7 @@ func removeCanary(obs Observation) (Action, bool) {
 func failing(r *Rollout, ref manifest.Ref, v health.Verdict) Action {
 	name := ref.Name
 	if r.State == Canary {
-		name += canarySuffix
+		name = CanaryTrack.nameFor(name)
 	}
 	f := &Failure{Reason: v.Reason, Message: name + ": " + v.Message, Workload: name, Container: v.Failing}
 	return Action{Kind: Advance, Why: f.Message, Move: &Move{To: RollingBack, Ending: EndedByFailure, Failure: f}}

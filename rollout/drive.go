@@ -40,6 +40,8 @@ type driver struct {
 	release *manifest.Release // of the current rollout
 	base    *manifest.Release // nil when there is none
 	watch   *observer
+	// sampler looks at metrics while a canary step with gates serves; else nil.
+	sampler *sampler
 	told    string
 }
 
@@ -65,6 +67,12 @@ func (d *driver) run(ctx context.Context, done func(*Record) bool) error {
 		obs, err := d.watch.look(d.target(), d.record.Current, now)
 		if err != nil {
 			return err
+		}
+		d.sample(ctx, obs)
+		if d.collect() {
+			if err := d.save(ctx); err != nil {
+				return err
+			}
 		}
 		action := Decide(d.record, obs, now)
 		d.tell(action, now)
@@ -231,7 +239,11 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 		}
 		return nil // seen in the cluster, nothing to record
 	case ScaleCanary:
-		u, err := canaryOf(manifest.Stamped(d.release.Find(a.Ref), d.app, r.Revision, d.release.Digest), a.Replicas)
+		release, revision := d.release, r.Revision
+		if a.Track == BaselineTrack {
+			release, revision = d.base, r.Base
+		}
+		u, err := a.Track.of(manifest.Stamped(release.Find(a.Ref), d.app, revision, release.Digest), a.Replicas)
 		if err != nil {
 			return err
 		}
@@ -248,10 +260,10 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 		d.watch.letIn(a.Pods)
 		return nil
 	case RemoveCanary:
-		if err := d.delete(ctx, canaryRef(a.Ref)); err != nil {
+		if err := d.delete(ctx, a.Track.ref(a.Ref)); err != nil {
 			return err
 		}
-		d.watch.deleted(a.Ref.Name + canarySuffix)
+		d.watch.deleted(a.Track.nameFor(a.Ref.Name))
 		return nil
 	case Prune:
 		d.prune(ctx)

@@ -8,17 +8,17 @@ import (
 
 // healthGate is the proof that all pods were judged good for the bake time.
 func healthGate(step int, evidence string, now time.Time) *proof {
-	return &proof{Gate{Step: step, Kind: "health", Passed: true, Evidence: evidence, At: now}}
+	return &proof{gate: Gate{Step: step, Kind: "health", Passed: true, Evidence: evidence, At: now}}
 }
 
 // manualGate is a person's word in place of a judge's.
 func manualGate(step int, by string, now time.Time) *proof {
-	return &proof{Gate{Step: step, Kind: "manual", Passed: true, Evidence: "promoted by " + orUnknown(by), By: by, At: now}}
+	return &proof{gate: Gate{Step: step, Kind: "manual", Passed: true, Evidence: "promoted by " + orUnknown(by), By: by, At: now}}
 }
 
 // judgeStep is the gate of the canary's present step. All its pods have baked
 // without traffic before they turned ready; it passes when they have then
-// served without a break for the step's live time. Otherwise until is when that
+// served without a break for the step's live time, and no metric gate is open. Otherwise until is when that
 // may be.
 func judgeStep(r *Rollout, obs Observation, now time.Time) (passed *proof, until time.Time) {
 	if r.StepReadyAt.IsZero() {
@@ -28,7 +28,7 @@ func judgeStep(r *Rollout, obs Observation, now time.Time) (passed *proof, until
 	until = r.StepReadyAt.Add(live)
 	var evidence []string
 	for _, ref := range r.Canaries {
-		c := obs.canary(ref)
+		c := obs.companion(ref, CanaryTrack)
 		if c == nil || c.ReadySince.IsZero() {
 			return nil, time.Time{}
 		}
@@ -43,7 +43,12 @@ func judgeStep(r *Rollout, obs Observation, now time.Time) (passed *proof, until
 	if now.Before(until) {
 		return nil, until
 	}
-	return healthGate(r.Step, strings.Join(evidence, "; "), now), time.Time{}
+	if r.openMetric() != "" {
+		return nil, time.Time{} // its next sample wakes us
+	}
+	passed = healthGate(r.Step, strings.Join(evidence, "; "), now)
+	passed.metrics = r.metricGates(now)
+	return passed, time.Time{}
 }
 
 // judgeWorkloads is the gate of the stable workloads. Deployments bake each pod

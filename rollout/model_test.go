@@ -8,6 +8,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/tidegate-ci/tidegate/rollout/analysis"
 	"github.com/tidegate-ci/tidegate/rollout/health"
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
@@ -27,11 +28,15 @@ type model struct {
 	n       int32
 	canary  string // digest, "" when there is none
 	size    int32
-	dark    bool                     // the canary's pods have not been let in
+	dark    bool   // the canary's pods have not been let in
+	base    string // digest of the baseline, "" when there is none
+	baseN   int32
+	baseIn  bool                     // its pods have been let in
 	health  map[string]health.Status // by "stable"/"canary"
 	since   map[string]time.Time
 	digests map[int]string // revision → digest
 	config  map[string]bool
+	passed  map[string]bool // metric gates, by revision, step and name
 	sent    int
 	lastOK  int // the verified revision before the current rollout
 	stuck   int
@@ -41,7 +46,7 @@ var shopRef = manifest.Ref{APIVersion: "apps/v1", Kind: "Deployment", Namespace:
 
 func newModel(t *rapid.T) *model {
 	m := &model{t: t, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), n: rapid.Int32Range(1, 20).Draw(t, "replicas"),
-		health: map[string]health.Status{"stable": health.Ready}, since: map[string]time.Time{}, digests: map[int]string{}, config: map[string]bool{}}
+		health: map[string]health.Status{"stable": health.Ready}, since: map[string]time.Time{}, digests: map[int]string{}, config: map[string]bool{}, passed: map[string]bool{}}
 	m.record = &Record{App: "shop", Namespace: "x"}
 	if rapid.Bool().Draw(t, "something serves") {
 		m.record.Revisions, m.record.Verified, m.record.Stable = 1, 1, 1
@@ -65,6 +70,13 @@ func (m *model) begin() {
 			r.Strategy.Steps = append(r.Strategy.Steps, Step{Weight: rapid.IntRange(1, 100).Draw(m.t, "weight"), Hold: time.Duration(rapid.IntRange(0, 30).Draw(m.t, "hold")) * time.Second})
 		}
 		r.Canaries = []manifest.Ref{shopRef}
+		if rapid.Bool().Draw(m.t, "metric") {
+			most := 1.0
+			r.Strategy.Metrics = []MetricGate{{Name: "load", Query: "x", Max: &most, Interval: time.Second}}
+			if rapid.Bool().Draw(m.t, "compares") {
+				r.Strategy.Metrics = []MetricGate{{Name: "errors", Bad: "x", Total: "y", Interval: time.Second}}
+			}
+		}
 	}
 	m.lastOK = m.record.Verified
 	m.record.Current = r
@@ -84,7 +96,7 @@ func (m *model) observe() Observation {
 	}
 	obs.Workloads = []Workload{w}
 	if m.canary != "" {
-		c := CanaryWorkload{Stable: shopRef, Release: m.canary, Replicas: m.size,
+		c := CanaryWorkload{Stable: shopRef, Track: CanaryTrack, Release: m.canary, Replicas: m.size,
 			Health: health.Verdict{Status: m.health["canary"], Reason: health.CrashedAfterReady, Message: "as drawn", Ready: m.size}}
 		up := m.health["canary"] == health.Ready
 		if m.dark {
@@ -98,7 +110,17 @@ func (m *model) observe() Observation {
 			delete(m.since, "dark")
 		}
 		c.ReadySince = m.readySince("canary", c.Health.Status)
-		obs.Canaries = []CanaryWorkload{c}
+		obs.Canaries = append(obs.Canaries, c)
+	}
+	if m.base != "" {
+		b := CanaryWorkload{Stable: shopRef, Track: BaselineTrack, Release: m.base, Replicas: m.baseN,
+			Health: health.Verdict{Status: health.Ready, Message: "as always", Ready: m.baseN}}
+		if !m.baseIn {
+			b.Dark = []DarkPod{{Name: "baseline-1", UID: "2", UpSince: m.readySince("dark baseline", health.Ready)}}
+			b.Health.Status = health.Progressing
+		}
+		b.ReadySince = m.readySince("baseline", b.Health.Status)
+		obs.Canaries = append(obs.Canaries, b)
 	}
 	return obs
 }
@@ -122,7 +144,7 @@ func (m *model) written(key string) {
 // step lets the driver do one thing and checks the rules around it.
 func (m *model) step() Action {
 	c := m.record.Current
-	state, gates := c.State, len(c.Gates)
+	state, gates, step := c.State, len(c.Gates), c.Step
 	obs := m.observe()
 	a := Decide(m.record, obs, m.now)
 	if b := Decide(m.record, obs, m.now); fmt.Sprint(a.Kind, a.Why, a.Until) != fmt.Sprint(b.Kind, b.Why, b.Until) {
@@ -169,6 +191,14 @@ func (m *model) step() Action {
 	case ApplyNeeded:
 		m.config[c.Digest] = true
 	case ScaleCanary:
+		if a.Track == BaselineTrack {
+			if !c.Strategy.compares() {
+				m.t.Fatal("a baseline that nothing is compared with")
+			}
+			m.base, m.baseN, m.baseIn = base, a.Replicas, false
+			delete(m.since, "dark baseline")
+			break
+		}
 		if m.stable != base {
 			m.t.Fatalf("a canary beside %q, which is not the verified %q", m.stable, base)
 		}
@@ -178,11 +208,19 @@ func (m *model) step() Action {
 		m.canary, m.size, m.dark = c.Digest, a.Replicas, true
 		delete(m.since, "dark")
 	case Admit:
+		if a.Track == BaselineTrack {
+			m.baseIn = true
+			break
+		}
 		if !m.dark || m.health["canary"] != health.Ready || m.now.Sub(m.since["dark"]) < c.Bake {
 			m.t.Fatal("pods were let in that had not survived the bake")
 		}
 		m.dark = false
 	case RemoveCanary:
+		if a.Track == BaselineTrack {
+			m.base = ""
+			break
+		}
 		m.canary, m.size, m.dark = "", 0, false
 	case Prune:
 		serving := c.Digest
@@ -204,6 +242,13 @@ func (m *model) step() Action {
 		}
 	}
 	now := m.record.Current
+	if state == Canary && a.Move != nil && a.Move.Proof != nil && a.Move.Proof.gate.Kind == "health" {
+		for _, g := range c.Strategy.Metrics {
+			if !m.passed[fmt.Sprint(c.Revision, "/", step, "/", g.Name)] {
+				m.t.Fatalf("step %d passed, and metric %s had not", step, g.Name)
+			}
+		}
+	}
 	if state == Canary && m.dark && a.Move != nil && a.Move.Proof != nil && a.Move.Proof.gate.Kind == "health" {
 		m.t.Fatal("a step passed whose pods never had traffic")
 	}
@@ -218,13 +263,33 @@ func (m *model) step() Action {
 	if now.State == RolledBack && m.stable != m.digests[now.Base] {
 		m.t.Fatalf("rolled back, but %s serves and the base is %s", m.stable, m.digests[now.Base])
 	}
-	if now.State.Final() && m.canary != "" {
-		m.t.Fatalf("ended in %s with a canary left", now.State)
+	if now.State.Final() && (m.canary != "" || m.base != "") {
+		m.t.Fatalf("ended in %s with a canary or baseline left", now.State)
 	}
 	if now.State == Verified && (m.raised || m.paused) {
 		m.t.Fatal("verified with settings that are not the workload's own")
 	}
 	return a
+}
+
+// measure lets every metric gate of a step that serves take a look.
+func (m *model) measure() {
+	r := m.record.Current
+	if r.State != Canary || r.StepReadyAt.IsZero() {
+		return
+	}
+	for _, g := range r.Strategy.Metrics {
+		s := sampled{step: r.Step, gate: g.Name, sample: analysis.Sample{At: m.now}}
+		value := rapid.SampledFrom([]float64{0, 0, 0, 0, 0, 0, 0, 2}).Draw(m.t, "measured")
+		if rapid.IntRange(0, 2).Draw(m.t, "answered") > 0 {
+			s.sample.Value = &value
+			s.sample.Canary, s.sample.Baseline = &analysis.Reading{Bad: 10 * value, Total: 100}, &analysis.Reading{Total: 100}
+		}
+		r.add(s)
+		if outcome := r.analysisOf(g.Name).Verdict.Outcome; outcome == analysis.Pass {
+			m.passed[fmt.Sprint(r.Revision, "/", r.Step, "/", g.Name)] = true
+		}
+	}
 }
 
 // crash loses all that is not recorded, and time passes.
@@ -269,6 +334,8 @@ func TestDecideKeepsItsPromises(t *testing.T) {
 				}
 			case 3:
 				m.now = m.now.Add(time.Duration(rapid.IntRange(0, 30).Draw(t, "seconds")) * time.Second)
+			case 5:
+				m.measure()
 			case 4:
 				m.n = rapid.Int32Range(1, 20).Draw(t, "autoscaler")
 			default:
@@ -290,6 +357,7 @@ func TestDecideKeepsItsPromises(t *testing.T) {
 					t.Fatalf("waits for nothing: %+v at %s", a, m.now)
 				}
 				m.now = a.Until
+				m.measure()
 			}
 		}
 		if len(m.record.History) > MaxHistory {

@@ -35,15 +35,19 @@ type Workload struct {
 	ReadySince time.Time
 }
 
-// CanaryWorkload is the second Deployment beside Stable.
+// CanaryWorkload is a companion Deployment beside Stable: the canary, or its
+// baseline.
 type CanaryWorkload struct {
 	Stable     manifest.Ref
+	Track      Track
 	Release    string
 	Replicas   int32
 	Health     health.Verdict
 	ReadySince time.Time
 	// Dark are its pods that get no traffic yet, by name.
 	Dark []DarkPod
+	// Serving are the names of its pods that get traffic.
+	Serving []string
 }
 
 // DarkPod is a canary pod that has not been let into the Service.
@@ -79,9 +83,9 @@ func (o *Observation) workload(ref manifest.Ref) *Workload {
 	return nil
 }
 
-func (o *Observation) canary(stable manifest.Ref) *CanaryWorkload {
+func (o *Observation) companion(stable manifest.Ref, track Track) *CanaryWorkload {
 	for i := range o.Canaries {
-		if o.Canaries[i].Stable.Same(stable) {
+		if o.Canaries[i].Track == track && o.Canaries[i].Stable.Same(stable) {
 			return &o.Canaries[i]
 		}
 	}

@@ -318,29 +318,36 @@ func (o *observer) look(release *manifest.Release, r *Rollout, now time.Time) (O
 		obs.Workloads = append(obs.Workloads, w)
 	}
 	for _, ref := range r.canaryRefs(release) {
-		d := o.deployment(ref.Name + canarySuffix)
-		if d == nil || d.DeletionTimestamp != nil || d.Labels[manifest.LabelApp] != o.store.app || d.Labels[manifest.LabelTrack] == "" {
-			continue
+		for _, track := range []Track{CanaryTrack, BaselineTrack} {
+			d := o.deployment(track.nameFor(ref.Name))
+			if d == nil || d.DeletionTimestamp != nil || d.Labels[manifest.LabelApp] != o.store.app || d.Labels[manifest.LabelTrack] != string(track) {
+				continue
+			}
+			strict := health.CanaryTolerance
+			strict.Since = r.Started
+			c := CanaryWorkload{Stable: ref, Track: track, Release: d.Annotations[manifest.AnnotationRelease],
+				Health: health.Deployment(health.Input{Deployment: d, ReplicaSets: sets, Pods: pods, Events: events, Tolerance: strict, Now: now})}
+			c.Replicas = c.Health.Desired
+			c.ReadySince = o.readySince(string(track)+"/"+ref.Name, c.Health.Status == health.Ready, now)
+			c.Dark, c.Serving = o.companionPods(d, sets, pods, now)
+			obs.Canaries = append(obs.Canaries, c)
 		}
-		strict := health.CanaryTolerance
-		strict.Since = r.Started
-		c := CanaryWorkload{Stable: ref, Release: d.Annotations[manifest.AnnotationRelease],
-			Health: health.Deployment(health.Input{Deployment: d, ReplicaSets: sets, Pods: pods, Events: events, Tolerance: strict, Now: now})}
-		c.Replicas = c.Health.Desired
-		c.ReadySince = o.readySince("canary/"+ref.Name, c.Health.Status == health.Ready, now)
-		c.Dark = o.darkPods(d, sets, pods, now)
-		obs.Canaries = append(obs.Canaries, c)
 	}
 	return obs, nil
 }
 
-// darkPods lists the canary's pods that wait at the readiness gate.
-func (o *observer) darkPods(canary *appsv1.Deployment, sets []*appsv1.ReplicaSet, pods []*corev1.Pod, now time.Time) []DarkPod {
-	current := health.NewReplicaSet(canary, sets)
-	var dark []DarkPod
+// companionPods lists a companion's pods that wait at the readiness gate, and
+// the names of those that serve.
+func (o *observer) companionPods(companion *appsv1.Deployment, sets []*appsv1.ReplicaSet, pods []*corev1.Pod, now time.Time) (dark []DarkPod, serving []string) {
+	current := health.NewReplicaSet(companion, sets)
 	for _, pod := range pods {
-		if current == nil || !metav1.IsControlledBy(pod, current) || pod.DeletionTimestamp != nil ||
-			conditionTrue(pod, bakedCondition) || o.admitted[string(pod.UID)] {
+		if current == nil || !metav1.IsControlledBy(pod, current) || pod.DeletionTimestamp != nil {
+			continue
+		}
+		if conditionTrue(pod, bakedCondition) || o.admitted[string(pod.UID)] {
+			if conditionTrue(pod, corev1.PodReady) {
+				serving = append(serving, pod.Name)
+			}
 			continue
 		}
 		// A restart begins the bake anew even if no cache ever showed the pod down.
@@ -348,7 +355,8 @@ func (o *observer) darkPods(canary *appsv1.Deployment, sets []*appsv1.ReplicaSet
 		dark = append(dark, DarkPod{Name: pod.Name, UID: string(pod.UID), UpSince: o.readySince(key, conditionTrue(pod, corev1.ContainersReady), now)})
 	}
 	slices.SortFunc(dark, func(a, b DarkPod) int { return strings.Compare(a.Name, b.Name) })
-	return dark
+	slices.Sort(serving)
+	return dark, serving
 }
 
 func conditionTrue(pod *corev1.Pod, kind corev1.PodConditionType) bool {

@@ -54,6 +54,8 @@ const (
 type Strategy struct {
 	Kind  StrategyKind `json:"kind,omitempty"`
 	Steps []Step       `json:"steps,omitempty"` // of a canary
+	// Metrics are gates of every canary step, beside the health of its pods.
+	Metrics []MetricGate `json:"metrics,omitempty"`
 }
 
 // Step of a canary: Weight percent of the stable workload's replicas, rounded
@@ -104,6 +106,12 @@ func (r *Request) check() error {
 	if *r.Bake < 0 || *r.Bake > MaxBake {
 		return fmt.Errorf("%w: bake time %s: use 0s to %s", ErrInvalid, *r.Bake, MaxBake)
 	}
+	if len(r.Strategy.Metrics) > 0 && r.Strategy.Kind != CanaryStrategy {
+		return fmt.Errorf("%w: metric gates need the strategy canary", ErrInvalid)
+	}
+	if err := checkMetrics(&r.Strategy); err != nil {
+		return err
+	}
 	switch r.Strategy.Kind {
 	case "":
 		r.Strategy.Kind = RollingStrategy
@@ -130,7 +138,7 @@ func (r *Request) check() error {
 // there is no way forward; see transitions.
 type Gate struct {
 	Step int `json:"step"` // of the canary, from 1; 0 is the workload itself
-	// Kind is "health", or "manual" when a person promoted.
+	// Kind is "health", "metric NAME", or "manual" when a person promoted.
 	Kind     string    `json:"kind"`
 	Passed   bool      `json:"passed"`
 	Evidence string    `json:"evidence"`
@@ -205,6 +213,8 @@ type Rollout struct {
 	EndedBy string   `json:"endedBy,omitempty"`
 	Failure *Failure `json:"failure,omitempty"`
 	Gates   []Gate   `json:"gates,omitempty"`
+	// Analyses are what metric gates have seen, by step.
+	Analyses []Analysis `json:"analyses,omitempty"`
 }
 
 // Verified tells whether the revision passed its gates and is fit to be gone back to.
@@ -273,6 +283,14 @@ type Record struct {
 
 // Live tells whether a rollout is under way.
 func (r *Record) Live() bool { return r.Current != nil && !r.Current.State.Final() }
+
+// digest is that of a revision's release; empty when the record has forgotten it.
+func (r *Record) digest(revision int) string {
+	if known := r.Revision(revision); known != nil {
+		return known.Digest
+	}
+	return ""
+}
 
 // Revision finds a revision in current and history; nil when it is gone.
 func (r *Record) Revision(number int) *Rollout {

@@ -58,7 +58,11 @@ var transitions = map[State]map[State]need{
 
 // proof is a gate that passed. Only the judges in gate.go make one, so that no
 // promotion can be written down without.
-type proof struct{ gate Gate }
+type proof struct {
+	gate Gate
+	// metrics are those of the step that passed with it.
+	metrics []Gate
+}
 
 // Move is a transition to record. Its zero fields change nothing.
 type Move struct {
@@ -81,7 +85,7 @@ func (r *Rollout) move(m Move, now time.Time) error {
 		return fmt.Errorf("no way from state %s to %s without a gate that passed", r.State, m.To)
 	}
 	if m.Proof != nil {
-		r.Gates = append(r.Gates, m.Proof.gate)
+		r.Gates = append(append(r.Gates, m.Proof.metrics...), m.Proof.gate)
 		if extra := len(r.Gates) - maxGates; extra > 0 {
 			r.Gates = slices.Delete(r.Gates, 0, extra)
 		}
@@ -147,6 +151,10 @@ func (r *Record) advance(m Move, now time.Time) error {
 	return nil
 }
 
+// sampledHistory is how many of the newest rollouts keep the samples of their
+// metric gates; older ones keep the verdicts.
+const sampledHistory = 2
+
 // finish moves the ended current rollout into the history, bounded: the
 // verified revision and the newest stay.
 func (r *Record) finish() {
@@ -158,6 +166,11 @@ func (r *Record) finish() {
 	}
 	r.History = slices.DeleteFunc(r.History, func(h Rollout) bool { return h.Revision == r.Current.Revision })
 	r.History = slices.Insert(r.History, 0, *r.Current)
+	for i := sampledHistory; i < len(r.History); i++ {
+		for j := range r.History[i].Analyses {
+			r.History[i].Analyses[j].Samples = nil
+		}
+	}
 	for len(r.History) > MaxHistory {
 		last := len(r.History) - 1
 		// The revision to go back to outlives any number of failures after it.

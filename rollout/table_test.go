@@ -74,7 +74,7 @@ func TestPromotionNeedsAPassedGate(t *testing.T) {
 			}
 			r := liveIn(from).Current
 			require.Error(t, r.move(Move{To: to, Step: 2}, now), "%s → %s", from, to)
-			require.Error(t, r.move(Move{To: to, Step: 2, Proof: &proof{Gate{Passed: false}}}, now))
+			require.Error(t, r.move(Move{To: to, Step: 2, Proof: &proof{gate: Gate{Passed: false}}}, now))
 			require.NoError(t, r.move(Move{To: to, Step: 2, Proof: healthGate(1, "seen", now)}, now))
 			require.Len(t, r.Gates, 1)
 		}
@@ -101,7 +101,7 @@ func TestAFailedCanaryIsNotPromotedByTime(t *testing.T) {
 	record.Current.StateSince, record.Current.StepReadyAt = now.Add(-time.Hour), now.Add(-time.Hour)
 	obs := Observation{
 		Workloads: []Workload{{Ref: shopRef, Exists: true, Release: "d1", Replicas: 10}},
-		Canaries:  []CanaryWorkload{{Stable: shopRef, Release: "d2", Replicas: 1, Health: health.Verdict{Status: health.Failed, Reason: health.CrashLoop, Message: "1 of 1 new pods: crashed"}}},
+		Canaries:  []CanaryWorkload{{Stable: shopRef, Track: CanaryTrack, Release: "d2", Replicas: 1, Health: health.Verdict{Status: health.Failed, Reason: health.CrashLoop, Message: "1 of 1 new pods: crashed"}}},
 	}
 	a := Decide(record, obs, now)
 	require.Equal(t, Advance, a.Kind)

@@ -190,6 +190,7 @@ func printRecord(w io.Writer, record *rollout.Record, owner string) {
 		row("reason", string(c.Failure.Reason))
 	}
 	_ = table.Flush()
+	printAnalyses(w, c.Analyses)
 	printFailure(w, c.Failure)
 }
 

@@ -152,6 +152,19 @@ func strategy(spec pipeline.StrategySpec) rollout.Strategy {
 	for _, step := range spec.Canary.Steps {
 		s.Steps = append(s.Steps, rollout.Step{Weight: step.Weight, Hold: step.Hold})
 	}
+	for _, gate := range spec.Canary.Gates {
+		m := gate.Metric
+		metric := rollout.MetricGate{
+			Name: m.Name, Prometheus: m.Prometheus, HTTP: m.HTTP,
+			Query: m.Query, Min: m.Min, Max: m.Max, Tolerate: m.Tolerate,
+			Bad: m.Bad, Total: m.Total, Value: m.Value, Ratio: m.Ratio, HigherIsBetter: m.HigherIsBetter,
+			Minimum: m.Minimum, Interval: m.Interval,
+		}
+		if m.Token != nil {
+			metric.Token = &rollout.SecretKey{Name: m.Token.Name, Key: m.Token.Key}
+		}
+		s.Metrics = append(s.Metrics, metric)
+	}
 	return s
 }
 

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -41,7 +43,23 @@ func main() {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	})
+	// Every FAIL_EVERY-th request fails.
+	failEvery, err := strconv.ParseInt(os.Getenv("FAIL_EVERY"), 10, 64)
+	if err != nil && os.Getenv("FAIL_EVERY") != "" {
+		fmt.Fprintln(os.Stderr, "FAIL_EVERY:", err)
+		os.Exit(2)
+	}
+	var requests, failures atomic.Int64
+	http.HandleFunc("/metrics", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, "shop_requests_total{code=\"500\"} %d\n", failures.Load())
+		fmt.Fprintf(w, "shop_requests_total{code=\"200\"} %d\n", requests.Load()-failures.Load())
+	})
 	http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		if n := requests.Add(1); failEvery > 0 && n%failEvery == 0 {
+			failures.Add(1)
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
 		fmt.Fprintln(w, os.Getenv("VERSION"), os.Getenv("GREETING"))
 	})
 	stop := make(chan os.Signal, 1)
