@@ -32,9 +32,9 @@ func newBuildCommand() *cobra.Command {
 		Long: `Build an image from a Dockerfile, without a daemon, and push it if asked to.
 
 CONTEXT is the directory files are copied from, the current one if left out.
-Layers of COPY, ADD and WORKDIR need no root filesystem; RUN needs an
-OCI runtime (runc or crun) and, of users other than root, user namespaces, and gets no network unless it says
-RUN --network=host or the build is given --network=host.
+Layers of COPY, ADD and WORKDIR need no root filesystem. RUN needs an OCI runtime
+(runc or crun) and, for users other than root, user namespaces; it gets no network
+unless it says RUN --network=host or the build is given --network=host.
 
 The same files and arguments give the same digest on every machine. Files in
 the image carry the time SOURCE_DATE_EPOCH, or 1970 if that is not set.`,
