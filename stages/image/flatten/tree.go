@@ -56,9 +56,11 @@ func (t *tree) apply(layer, entry int, header *tar.Header) error {
 		}
 		return nil
 	case base == opaqueMarker:
-		if parent, err := t.directory(dir, layer+1, false); err == nil && parent != nil {
-			parent.prune(layer + 1)
+		parent, err := t.directory(dir, layer+1, true)
+		if err != nil {
+			return fmt.Errorf("/%s: %w", name, err)
 		}
+		parent.prune(layer + 1)
 		return nil
 	case strings.HasPrefix(base, reservedPrefix):
 		return nil
@@ -115,9 +117,10 @@ func (t *tree) remove(dir, base string, layer int) error {
 	if base == "" || base == "." || base == ".." {
 		return fmt.Errorf("a whiteout of %q in /%s", base, dir)
 	}
-	parent, err := t.directory(dir, layer, false)
-	if err != nil || parent == nil {
-		return nil //nolint:nilerr // what cannot be reached cannot be removed
+	// The directory is the layer's, as it is when the layer is unpacked.
+	parent, err := t.directory(dir, layer, true)
+	if err != nil {
+		return fmt.Errorf("/%s: %w", path.Join(dir, base), err)
 	}
 	n := parent.children[base]
 	switch {
@@ -187,6 +190,10 @@ func (t *tree) directory(name string, layer int, create bool) (*node, error) {
 			next = &node{children: map[string]*node{}}
 			at.children[component] = next
 		case next.isDirectory():
+		case next.file.link == "" && create && next.touched != layer:
+			// A layer that has something below a file of a lower one replaces it.
+			next = &node{children: map[string]*node{}}
+			at.children[component] = next
 		case next.file.link == "":
 			return nil, errNotADir
 		default:
