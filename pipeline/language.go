@@ -204,13 +204,24 @@ var buildShape = object{
 		{key: "labels", shape: dictionary{value: text{mode: valueText, loose: true, empty: true}, keys: labelKey, keyWhat: "name of a label", max: maxList}, doc: "Labels of the image."},
 		{key: "annotations", shape: dictionary{value: text{mode: valueText, loose: true, empty: true}, keys: annotationKey, keyWhat: "name of an annotation", max: maxList}, doc: "Annotations of the manifest; with index:, manifest-descriptor: or manifest[PLATFORM]: before the name, of that."},
 		{key: "no-cache", shape: boolean{}, doc: "Whether to build every step anew."},
+		{key: "cache", shape: buildCacheShape, doc: "Caches in a registry, for workers that have built nothing yet."},
 
 		{key: "secrets", unsupported: "fetch what is secret in a run stage, before the build"},
 		{key: "ssh", unsupported: "fetch private sources in a run stage, before the build"},
-		{key: "cache-from", unsupported: "leave it out: layers are cached by content"},
-		{key: "cache-to", unsupported: "leave it out: layers are cached by content"},
+		{key: "cache-from", unsupported: "write cache: {from: NAME}"},
+		{key: "cache-to", unsupported: "write cache: {to: NAME}"},
 		{key: "sign", unsupported: "leave it out: images are not signed yet"},
 	},
+}
+
+var buildCacheShape = object{
+	name: "build-cache", doc: "Caches in a registry, for workers that have built nothing yet.",
+	fields: []field{
+		{key: "from", shape: list{item: text{mode: valueText, check: checkRepository}, single: true, min: 1, max: 16}, doc: "Caches to read, or images with an inline one; without a tag, the repository's own cache of that name."},
+		{key: "to", shape: list{item: text{mode: valueText, check: checkRepository}, single: true, min: 1, max: 4}, doc: "Caches to write; a run of a fork writes none."},
+		{key: "mode", shape: text{choices: []string{"min", "max"}}, doc: "max (default) keeps the layers of all steps, min those of the image."},
+	},
+	rules: map[string]any{"minProperties": 1},
 }
 
 var deployShape = object{

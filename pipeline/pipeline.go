@@ -156,6 +156,18 @@ type BuildSpec struct {
 	// manifest's.
 	Annotations map[string]string `json:"annotations,omitempty"`
 	NoCache     bool              `json:"no-cache,omitempty"`
+	// Cache are the caches in registries to read and write; nil means that
+	// layers are kept on the worker alone.
+	Cache *BuildCacheSpec `json:"cache,omitempty"`
+}
+
+// BuildCacheSpec carries layers between workers through a registry. Names are
+// as in BuildSpec.Push; one without a tag means the cache of the repository the
+// pipeline belongs to. A run of a fork reads and never writes.
+type BuildCacheSpec struct {
+	From []string `json:"from,omitempty"` // caches, or images with an inline one
+	To   []string `json:"to,omitempty"`
+	Mode string   `json:"mode,omitempty"` // min or max; max when empty
 }
 
 // DeploySpec puts a release into an environment.

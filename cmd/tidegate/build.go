@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,6 +22,8 @@ type buildFlags struct {
 	buildRegistryFlags
 	buildCacheFlags
 	buildContainerFlags
+	buildDebugFlags
+	buildLogFlags
 	progress string
 }
 
@@ -80,9 +83,11 @@ the image carry the time SOURCE_DATE_EPOCH, or 1970 if that is not set.`,
 	f.buildRegistryFlags.register(flags)
 	f.buildCacheFlags.register(flags)
 	f.buildContainerFlags.register(flags)
-	flags.StringVar(&f.progress, "progress", "auto", "how to show progress: auto, plain, tty or json")
+	f.buildDebugFlags.register(flags)
+	f.buildLogFlags.register(flags)
+	flags.StringVar(&f.progress, "progress", "auto", "how to show progress: "+strings.Join(progressKinds, ", "))
 	for flag, values := range map[string][]string{
-		"progress": {"auto", "plain", "tty", "json"}, "network": {"none", "host"}, "compression": {"gzip", "zstd", "uncompressed"},
+		"progress": progressKinds, "network": {"none", "host"}, "compression": {"gzip", "zstd", "uncompressed"},
 		"platform":   {"linux/amd64", "linux/arm64", "linux/amd64,linux/arm64", "linux/arm/v7", "local"},
 		"output":     {"type=oci,dest=", "type=docker,dest=", "type=tar,dest=", "type=local,dest=", "type=registry,name=", "type=image,push=true,name="},
 		"annotation": {"manifest:", "index:", "manifest-descriptor:", "index-descriptor:"},
@@ -151,10 +156,21 @@ func (f *buildFlags) run(cmd *cobra.Command, dir string) error {
 		return err
 	}
 	defer renderer.Close()
-	request.Progress = renderer.Event
+	log, err := f.buildLogFlags.open(builder.Store)
+	if err != nil {
+		return err
+	}
+	log.debugged = f.debug != ""
+	request.Progress = log.record(renderer.Event)
+	if err := f.prepare(&request, cmd.InOrStdin(), cmd.ErrOrStderr(), renderer.Close); err != nil {
+		return err
+	}
 	result, err := builder.Build(cmd.Context(), request)
 	if err != nil {
 		renderer.Close()
+	}
+	log.finish(cmd.ErrOrStderr(), err)
+	if err != nil {
 		return err
 	}
 	renderer.Event(progress.Event{

@@ -2,7 +2,6 @@ package main
 
 import (
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -18,7 +17,7 @@ type buildRegistryFlags struct {
 	authorities        []string
 	certificates       []string
 	realms             []string
-	cacheBytes         int64
+	cacheBytes         byteSize
 }
 
 func (f *buildRegistryFlags) register(flags *pflag.FlagSet) {
@@ -29,7 +28,8 @@ func (f *buildRegistryFlags) register(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&f.certificates, "registry-certs", defaultCertificates(), "directory with HOST/*.crt for authorities and HOST/*.cert, *.key for this machine; may be repeated")
 	flags.StringArrayVar(&f.realms, "registry-realm", nil, "host outside a registry's domain that its login may be sent to, REGISTRY=HOST; may be repeated")
 	flags.StringVar(&f.cacheDir, "cache-dir", os.Getenv("TIDEGATE_CACHE"), "where layers are kept (TIDEGATE_CACHE; default the user's cache directory)")
-	flags.Int64Var(&f.cacheBytes, "cache-size", store.DefaultMaxBytes, "cap on kept layers, in bytes")
+	f.cacheBytes = store.DefaultMaxBytes
+	flags.Var(&f.cacheBytes, "cache-size", "cap on all that builds keep, at every moment, such as 20GiB")
 }
 
 // defaultCertificates are where Docker and podman look.
@@ -73,17 +73,13 @@ func (f *buildRegistryFlags) builder() (*image.Builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir := f.cacheDir
-	if dir == "" {
-		base, err := os.UserCacheDir()
-		if err != nil {
-			return nil, usageErrorf("no place to keep layers: %w; set --cache-dir", err)
-		}
-		dir = filepath.Join(base, "tidegate")
+	dir, err := cacheDirectory(f.cacheDir)
+	if err != nil {
+		return nil, err
 	}
 	client := registry.New(registry.Options{
 		Default: f.registry, Mirrors: mirrors, Insecure: f.insecure, Realms: realms,
 		Certificates: registry.Certificates{Authorities: authorities, Directories: f.certificates},
 	})
-	return image.NewLocal(dir, client, store.Options{MaxBytes: f.cacheBytes})
+	return image.NewLocal(dir, client, store.Options{MaxBytes: int64(f.cacheBytes)})
 }

@@ -36,7 +36,7 @@ func (f *buildRequestFlags) register(flags *pflag.FlagSet) {
 func (f *buildFlags) request(cmd *cobra.Command, dir string) (image.Request, error) {
 	r := image.Request{
 		Context: dir, Dockerfile: f.file, Target: f.target, NoCache: f.noCache, Args: map[string]string{},
-		Secrets: map[string][]byte{}, Scope: "local",
+		Secrets: map[string][]byte{}, Scope: localScope,
 	}
 	if f.file == "-" {
 		data, err := io.ReadAll(io.LimitReader(cmd.InOrStdin(), plan.MaxDockerfile+1))

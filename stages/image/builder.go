@@ -109,6 +109,9 @@ type Request struct {
 	Setup sandbox.Setup
 	// MemoryBytes bounds each RUN further than the builder's limits; 0 does not.
 	MemoryBytes int64
+	// Debug, if not nil, is called when a RUN failed, while its filesystem is still
+	// there; the build fails with the RUN's error after it.
+	Debug func(ctx context.Context, step FailedStep)
 	// HostNetwork lets a RUN that does not say otherwise use the host's network.
 	HostNetwork bool
 	// Isolated refuses the host's network to every RUN: whose code it is may not
@@ -150,6 +153,7 @@ func (b *Builder) Build(ctx context.Context, request Request) (result *Result, e
 	if request.Progress == nil {
 		request.Progress = func(progress.Event) {}
 	}
+	request.Progress(progress.Event{Time: b.now(), Kind: progress.Begin, Version: progress.Version})
 	if request.Epoch.IsZero() {
 		request.Epoch = time.Unix(0, 0)
 	}

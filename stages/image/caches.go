@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
 	"github.com/tidegate-ci/tidegate/stages/image/progress"
 	"github.com/tidegate-ci/tidegate/stages/image/registry"
+	"github.com/tidegate-ci/tidegate/stages/image/store"
 )
 
 // layerSource is where a layer can be had that may not be in the store.
@@ -138,7 +140,7 @@ func (e *execution) importCache(ctx context.Context, spec cache.Spec, platform o
 	switch {
 	case err == nil:
 		done.Text = fmt.Sprintf("%d steps", found.Len())
-	case registry.NotFound(err):
+	case registry.NotFound(err), errors.Is(err, fs.ErrNotExist):
 		done.Text = "there is none yet"
 	default:
 		done.Text = "not used"
@@ -149,8 +151,8 @@ func (e *execution) importCache(ctx context.Context, spec cache.Spec, platform o
 }
 
 func (e *execution) readCache(ctx context.Context, spec cache.Spec, platform ocispec.Platform) (*cache.Imported, error) {
-	if spec.Kind != cache.Registry {
-		return nil, fmt.Errorf("caches of type %s can't be read", spec.Kind)
+	if spec.Kind == cache.Local {
+		return cache.FromLocal(spec.Dir, spec.Tag)
 	}
 	return cache.FromRegistry(ctx, e.Registry, spec.Ref, *registryPlatform(platform), documents{e})
 }
@@ -254,6 +256,8 @@ func (r *stepRun) keep(key v1.Hash, made layer.Layer) error {
 type madeSteps struct {
 	mu    sync.Mutex
 	steps []madeStep
+	// mounts are the ids of the cache mounts that were used.
+	mounts map[string]store.CacheOwner
 }
 
 type madeStep struct {
@@ -312,20 +316,41 @@ func (e *execution) writeCache(ctx context.Context, result *Result, spec cache.S
 	id := "cache to " + spec.String()
 	e.emit(progress.Event{Kind: progress.Start, Step: id, Text: "write cache " + spec.String()})
 	content := cache.Content{Document: e.cacheDocument()}
-	target, err := e.Registry.Destination(spec.Ref)
-	if err != nil {
-		return invalid(err)
+	var pushed []name.Repository
+	if spec.Kind == cache.Registry {
+		target, err := e.Registry.Destination(spec.Ref)
+		if err != nil {
+			return invalid(err)
+		}
+		pushed = slices.DeleteFunc(slices.Clone(result.repositories), func(r name.Repository) bool {
+			return r.RegistryStr() != target.Context().RegistryStr()
+		})
 	}
-	pushed := slices.DeleteFunc(slices.Clone(result.repositories), func(r name.Repository) bool {
-		return r.RegistryStr() != target.Context().RegistryStr()
-	})
 	var total int64
+	if spec.Mounts {
+		packed, err := e.packMounts(ctx)
+		if err != nil {
+			e.emit(stepFailed(id, err, e.now().Sub(start)))
+			return err
+		}
+		for _, m := range packed {
+			content.Document.Mounts = append(content.Document.Mounts, m)
+			content.Blobs = append(content.Blobs, e.upload(chainLink{Layer: layer.Layer{Digest: m.Digest, Size: m.Size, MediaType: cache.MountType}}, nil))
+			total += m.Size
+		}
+	}
 	for _, link := range e.cacheLayers(result, spec.Mode) {
 		content.Blobs = append(content.Blobs, e.upload(link, pushed))
 		total += link.Size
 	}
 	content.Progress = e.transferred(id, total)
-	done, err := cache.ToRegistry(ctx, e.Registry, spec.Ref, content)
+	var done registry.Pushed
+	var err error
+	if spec.Kind == cache.Local {
+		done, err = cache.ToLocal(ctx, spec.Dir, spec.Tag, content)
+	} else {
+		done, err = cache.ToRegistry(ctx, e.Registry, spec.Ref, content)
+	}
 	if err != nil {
 		e.emit(stepFailed(id, err, e.now().Sub(start)))
 		return err

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tidegate-ci/tidegate/pipeline"
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
+	"github.com/tidegate-ci/tidegate/stages/image/progress"
 	"github.com/tidegate-ci/tidegate/stages/image/registry"
 	"github.com/tidegate-ci/tidegate/stages/image/store"
 	"github.com/tidegate-ci/tidegate/stages/sandbox"
@@ -31,14 +32,18 @@ type StepError struct {
 
 func (e *StepError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s: %v", e.Pos, e.Instruction, e.Err)
+	// What a command prints, and what a stranger's Dockerfile says, must not play
+	// with the terminal that shows the failure.
+	fmt.Fprintf(&b, "%s: %s: %v", e.Pos, progress.Printable(e.Instruction), e.Err)
 	if e.Excerpt != "" {
-		b.WriteString("\n" + e.Excerpt)
+		for line := range strings.SplitSeq(e.Excerpt, "\n") {
+			b.WriteString("\n" + progress.Printable(line))
+		}
 	}
 	if len(e.Output) > 0 {
 		b.WriteString("\n  last output:")
 		for _, line := range e.Output {
-			b.WriteString("\n    " + line)
+			b.WriteString("\n    " + progress.Printable(line))
 		}
 	}
 	if e.Hint != "" {

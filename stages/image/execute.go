@@ -33,6 +33,9 @@ type execution struct {
 	fetches onceMap[v1.Hash, struct{}]
 	ensured onceMap[v1.Hash, struct{}]
 
+	// debugging is held while somebody looks at a failed step.
+	debugging sync.Mutex
+
 	mu      sync.Mutex
 	futures map[*plan.Stage]*future
 	// labels name the stages for people, with a platform when there are several.

@@ -89,6 +89,7 @@ func requestOf(attempt pipeline.Attempt) (Request, error) {
 		Target: spec.Target, Args: spec.Args, NoCache: spec.NoCache, Push: trusted, Isolated: !trusted, Tags: pushNames(spec, attempt.Event), Labels: spec.Labels,
 		Scope: scopeOf(attempt.Event), Secrets: map[string][]byte{},
 	}
+	setCaches(&r, spec.Cache, attempt.Event)
 	var err error
 	if r.Platforms, err = plan.ParsePlatforms(spec.Platforms); err != nil {
 		return fail("build.platforms: %w", err)
@@ -188,15 +189,18 @@ func pushNames(spec *pipeline.BuildSpec, e event.Event) []string {
 	return []string{spec.Push + ":" + e.Commit[:shortCommit]}
 }
 
+// ownScope is that of a repository's trusted builds.
+func ownScope(e event.Event) string { return "own " + e.Forge + " " + e.Repository.FullName }
+
 // scopeOf separates caches: those of forks never feed others, those of
 // repositories not each other.
 func scopeOf(e event.Event) string {
 	if e.Trust == event.Own {
-		return "own " + e.Forge + " " + e.Repository.FullName
+		return ownScope(e)
 	}
 	number := "none"
 	if e.PullRequest != nil {
 		number = strconv.Itoa(e.PullRequest.Number)
 	}
-	return "fork " + e.Forge + " " + e.Repository.FullName + " " + number
+	return forkScope + e.Forge + " " + e.Repository.FullName + " " + number
 }

@@ -134,6 +134,9 @@ func (r *stepRun) cacheMount(ctx context.Context, mounts *stepMounts, m *plan.Mo
 	if m.Mode != nil {
 		owner.Mode = os.FileMode(*m.Mode).Perm()
 	}
+	if err := r.fillMount(ctx, m.CacheID, owner); err != nil {
+		return err
+	}
 	cache, err := r.session.Cache(ctx, r.request.Scope, m.CacheID, store.Sharing(m.Sharing), owner)
 	if err != nil {
 		return err

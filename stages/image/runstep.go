@@ -71,17 +71,20 @@ func (r *stepRun) runIn(ctx context.Context, snapshot *rootfs.Snapshot, c *plan.
 			}
 		}
 	}
+	command := sandbox.Command{
+		Args: c.Args, Dir: c.Dir, Env: env, Stdout: stdout, Stderr: stderr,
+		Mounts: mounts.binds, User: c.User, HostNetwork: network, Setup: r.request.Setup,
+	}
 	grown := &growth{session: r.session, upper: snapshot.Upper, caches: mounts.caches}
 	err = grown.during(ctx, r.now, func(ctx context.Context) error {
-		return runner.Run(ctx, snapshot.Root, sandbox.Command{
-			Args: c.Args, Dir: c.Dir, Env: env, Stdout: stdout, Stderr: stderr,
-			Mounts: mounts.binds, User: c.User, HostNetwork: network, Setup: r.request.Setup,
-		}, r.limits())
+		return runner.Run(ctx, snapshot.Root, command, r.limits())
 	})
 	stdout.Close()
 	stderr.Close()
 	if err != nil {
-		return layer.Layer{}, errors.Join(r.commandError(err, c, network), grown.end(false))
+		err = r.commandError(err, c, network)
+		r.debug(ctx, err, snapshot.Root, command, runner)
+		return layer.Layer{}, errors.Join(err, grown.end(false))
 	}
 	made, err := r.difference(ctx, snapshot)
 	return made, errors.Join(err, grown.end(err == nil && !made.Empty))

@@ -47,6 +47,9 @@ type Command struct {
 	HostNetwork bool
 	// Setup is ignored by the host sandbox.
 	Setup Setup
+	// Terminal, if not nil, is a terminal that the command talks to through one of
+	// its own, in place of Stdin, Stdout and Stderr. Ignored by the host sandbox.
+	Terminal *os.File
 }
 
 // Sandbox runs commands. Run returns nil for exit status 0, an *ExitError when

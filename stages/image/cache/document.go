@@ -25,6 +25,7 @@ import (
 const (
 	ArtifactType = "application/vnd.tidegate.build.cache.v1"
 	DocumentType = "application/vnd.tidegate.build.cache.document.v1+json"
+	MountType    = "application/vnd.tidegate.build.cache.mount.v1.tar+zstd"
 )
 
 // documentVersion changes when older readers would misread a document.
@@ -36,6 +37,8 @@ const (
 	maxRecords  = 1 << 16
 	maxScope    = 1 << 10  // bytes
 	maxLayer    = 64 << 30 // bytes of one layer, compressed
+	maxMounts   = 256
+	maxMountID  = 1 << 10 // bytes
 )
 
 // Document is what a cache says.
@@ -45,6 +48,15 @@ type Document struct {
 	Scope string `json:"scope"`
 	// Records are sorted by key, so that the same steps give the same document.
 	Records []Record `json:"records"`
+	// Mounts are the contents of cache mounts, as Pack writes them.
+	Mounts []Mount `json:"mounts,omitempty"`
+}
+
+// Mount is the packed content of a cache mount.
+type Mount struct {
+	ID     string  `json:"id"`
+	Digest v1.Hash `json:"digest"`
+	Size   int64   `json:"size"`
 }
 
 // Record is the answer to a step's key. No layer means that the step makes none.
@@ -124,6 +136,17 @@ func Parse(data []byte) (Document, error) {
 		return fail("its scope has more than %d bytes", maxScope)
 	case len(d.Records) > maxRecords:
 		return fail("it has more than %d records", maxRecords)
+	}
+	if len(d.Mounts) > maxMounts {
+		return fail("it has more than %d mounts", maxMounts)
+	}
+	for i, m := range d.Mounts {
+		if len(m.ID) > maxMountID || m.Size <= 0 || m.Size > maxLayer {
+			return fail("mount %d: its id has %d bytes, its content %d", i, len(m.ID), m.Size)
+		}
+		if err := checkDigest(m.Digest); err != nil {
+			return fail("mount %d: %w", i, err)
+		}
 	}
 	for i, r := range d.Records {
 		if err := r.check(); err != nil {

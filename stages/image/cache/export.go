@@ -54,8 +54,10 @@ func (c Content) manifest() (manifest []byte, document registry.Upload, blobs []
 }
 
 func descriptorOf(d v1.Descriptor) ocispec.Descriptor {
-	return ocispec.Descriptor{MediaType: string(d.MediaType), Digest: digest.Digest(d.Digest.String()), Size: d.Size}
+	return ocispec.Descriptor{MediaType: string(d.MediaType), Digest: digestOf(d.Digest), Size: d.Size}
 }
+
+func digestOf(h v1.Hash) digest.Digest { return digest.Digest(h.String()) }
 
 func bytesBlob(data []byte, mediaType types.MediaType) registry.Upload {
 	hash, size, _ := v1.SHA256(bytes.NewReader(data)) // memory does not fail

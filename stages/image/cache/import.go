@@ -45,6 +45,13 @@ type Imported struct {
 
 	records map[v1.Hash]Record
 	held    map[v1.Hash]bool
+	mounts  map[string]Mount
+}
+
+// Mount gives the packed content of a cache mount.
+func (i *Imported) Mount(id string) (Mount, bool) {
+	m, ok := i.mounts[id]
+	return m, ok
 }
 
 // Lookup gives the record of a key.
@@ -81,11 +88,16 @@ func newImported(name string, blobs Blobs, manifest *v1.Manifest, config []byte)
 	}
 	i := &Imported{
 		Name: name, Scope: document.Scope, Blobs: blobs,
-		records: make(map[v1.Hash]Record, len(document.Records)), held: make(map[v1.Hash]bool, len(manifest.Layers)),
+		records: make(map[v1.Hash]Record, len(document.Records)), held: make(map[v1.Hash]bool, len(manifest.Layers)), mounts: map[string]Mount{},
 	}
 	sizes := make(map[v1.Hash]int64, len(manifest.Layers))
 	for _, l := range manifest.Layers {
 		sizes[l.Digest] = l.Size
+	}
+	for _, m := range document.Mounts {
+		if size, ok := sizes[m.Digest]; ok && size == m.Size {
+			i.mounts[m.ID] = m
+		}
 	}
 	for _, r := range document.Records {
 		i.records[r.Key] = r

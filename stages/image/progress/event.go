@@ -9,6 +9,8 @@ type Kind string
 
 // The kinds of event.
 const (
+	// Begin is the first event of a stream; Version says which.
+	Begin Kind = "begin"
 	// Start begins a step; exactly one of Cached, Done, Failed and Again ends it.
 	Start  Kind = "start"
 	Cached Kind = "cached"
@@ -27,11 +29,16 @@ const (
 	Result Kind = "result"
 )
 
+// Version is that of the stream; README.md says what it promises.
+const Version = 1
+
 // Event is one thing that happened. Its JSON form is the stream of --progress=json,
-// one object a line; fields may be added, never changed.
+// one object a line; fields may be added, never changed. See README.md.
 type Event struct {
 	Time time.Time `json:"time"`
 	Kind Kind      `json:"event"`
+	// Version is set in Begin alone.
+	Version int `json:"version,omitempty"`
 	// Step identifies the step, such as "build 2/5"; empty for the build itself.
 	Step string `json:"step,omitempty"`
 	// Text is the instruction for Start, the line for Log, the message for

@@ -4,9 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/tidegate-ci/tidegate/internal/termtext"
 )
 
 // Renderer shows events. Close shows what is left and ends it.
@@ -51,6 +52,14 @@ func (r *plainRenderer) Event(e Event) {
 
 func (r *plainRenderer) Close() {}
 
+// Quiet shows nothing: what went wrong is in the build's error.
+func Quiet() Renderer { return quietRenderer{} }
+
+type quietRenderer struct{}
+
+func (quietRenderer) Event(Event) {}
+func (quietRenderer) Close()      {}
+
 // Line is an event as a line of text, with nothing in it that could play with a
 // terminal; empty for events that are only worth a moving display.
 func Line(e Event) string {
@@ -62,7 +71,7 @@ func Line(e Event) string {
 	case Start:
 		return prefix + Printable(e.Text)
 	case Log:
-		return prefix + "| " + Printable(e.Text)
+		return prefix + "| " + termtext.Latest(e.Text)
 	case Cached:
 		return prefix + "CACHED"
 	case Done:
@@ -117,16 +126,5 @@ func Size(n int64) string {
 	return fmt.Sprintf("%.1f %s", value, units[unit])
 }
 
-// Printable takes out of untrusted text what a terminal would obey. Tabs stay.
-func Printable(text string) string {
-	clean := func(r rune) rune {
-		if r == '\t' {
-			return r
-		}
-		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
-			return -1
-		}
-		return r
-	}
-	return strings.Map(clean, strings.ToValidUTF8(text, "\uFFFD"))
-}
+// Printable takes out of untrusted text what a terminal would obey or hide.
+func Printable(text string) string { return termtext.Clean(text) }

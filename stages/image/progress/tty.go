@@ -7,12 +7,25 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/tidegate-ci/tidegate/internal/termtext"
 )
 
-// TTY shows running steps with spinners at the bottom of a terminal of the
-// given width, and lets ended ones and warnings scroll away above.
-func TTY(w io.Writer, width func() int, now func() time.Time) Renderer {
-	r := &ttyRenderer{out: w, width: width, now: now, quit: make(chan struct{}), ended: make(chan struct{})}
+// Terminal describes where a moving display is shown.
+type Terminal struct {
+	// Width gives the columns, which may change.
+	Width func() int
+	// Color allows colours (NO_COLOR forbids them).
+	Color bool
+	Now   func() time.Time
+	// Frames ticks for every redraw; nil means ten times a second.
+	Frames <-chan time.Time
+}
+
+// TTY shows running steps at the bottom of a terminal, below a line that sums
+// up, and lets ended ones and warnings scroll away above.
+func TTY(w io.Writer, terminal Terminal) Renderer {
+	r := &ttyRenderer{out: w, terminal: terminal, began: terminal.Now(), quit: make(chan struct{}), ended: make(chan struct{})}
 	go r.spin()
 	return r
 }
@@ -23,6 +36,11 @@ const (
 	// many running steps are shown.
 	ttyLogLines = 4
 	ttySteps    = 8
+	// ttyNarrow is the least width that lines are made for; barCells are those
+	// of a transfer's bar, which needs barWidth columns beside it.
+	ttyNarrow = 20
+	barCells  = 16
+	barWidth  = 70
 )
 
 var frames = []string{"⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"}
@@ -35,25 +53,32 @@ type ttyStep struct {
 }
 
 type ttyRenderer struct {
-	mu      sync.Mutex
-	out     io.Writer
-	width   func() int
-	now     func() time.Time
-	running []*ttyStep
-	drawn   int // lines of the moving part on the screen
-	frame   int
-	quit    chan struct{}
-	ended   chan struct{}
-	once    sync.Once
+	mu       sync.Mutex
+	out      io.Writer
+	terminal Terminal
+	began    time.Time
+	running  []*ttyStep
+	// made, cached and failed count ended steps.
+	made, cached, failed int
+	drawn                int // lines of the moving part on the screen
+	frame                int
+	closed               bool
+	quit                 chan struct{}
+	ended                chan struct{}
+	once                 sync.Once
 }
 
 func (r *ttyRenderer) spin() {
 	defer close(r.ended)
-	ticker := time.NewTicker(frameTime)
-	defer ticker.Stop()
+	ticks := r.terminal.Frames
+	if ticks == nil {
+		ticker := time.NewTicker(frameTime)
+		defer ticker.Stop()
+		ticks = ticker.C
+	}
 	for {
 		select {
-		case <-ticker.C:
+		case <-ticks:
 			r.mu.Lock()
 			r.frame++
 			r.draw(nil)
@@ -72,6 +97,7 @@ func (r *ttyRenderer) Close() {
 		defer r.mu.Unlock()
 		r.running = nil
 		r.draw(nil)
+		r.closed = true
 	})
 }
 
@@ -100,7 +126,8 @@ func (r *ttyRenderer) Event(e Event) {
 			text = r.running[i].text
 			r.running = slices.Delete(r.running, i, i+1)
 		}
-		r.draw([]string{finished(e, text)})
+		r.count(e.Kind)
+		r.draw([]string{r.finished(e, text)})
 	default:
 		if line := Line(e); line != "" {
 			r.draw([]string{line})
@@ -108,59 +135,104 @@ func (r *ttyRenderer) Event(e Event) {
 	}
 }
 
-func finished(e Event, text string) string {
-	mark, end := "\x1b[32m✔\x1b[0m", Seconds(e.Duration)+details(e)
+func (r *ttyRenderer) count(kind Kind) {
+	switch kind {
+	case Cached:
+		r.cached++
+	case Done:
+		r.made++
+	case Failed:
+		r.failed++
+	}
+}
+
+func (r *ttyRenderer) paint(color, text string) string {
+	if !r.terminal.Color {
+		return text
+	}
+	return "\x1b[" + color + "m" + text + "\x1b[0m"
+}
+
+const (
+	red, green, yellow, cyan, faint = "31", "32", "33", "36", "2"
+)
+
+func (r *ttyRenderer) finished(e Event, text string) string {
+	mark, end := r.paint(green, "✔"), Seconds(e.Duration)+details(e)
 	switch e.Kind {
 	case Cached:
-		mark, end = "\x1b[36m✔\x1b[0m", "cached"
+		mark, end = r.paint(cyan, "✔"), "CACHED"
 	case Again:
-		mark, end = "\x1b[33m↻\x1b[0m", Printable(e.Text)
+		mark, end = r.paint(yellow, "↻"), Printable(e.Text)
 	case Failed:
-		mark = "\x1b[31m✘\x1b[0m"
-		end = Seconds(e.Duration)
+		mark, end = r.paint(red, "✘"), Seconds(e.Duration)
 	}
-	return fmt.Sprintf("%s [%s] %s \x1b[2m%s\x1b[0m", mark, Printable(e.Step), Printable(text), end)
+	return fmt.Sprintf("%s [%s] %s %s", mark, Printable(e.Step), Printable(text), r.paint(faint, end))
 }
 
 // draw replaces the moving part: lines that stay, then the running steps.
 func (r *ttyRenderer) draw(stay []string) {
 	var b strings.Builder
-	if r.drawn > 0 {
-		fmt.Fprintf(&b, "\x1b[%dA", r.drawn)
+	if !r.closed {
+		if r.drawn > 0 {
+			fmt.Fprintf(&b, "\x1b[%dA", r.drawn)
+		}
+		b.WriteString("\r\x1b[J")
 	}
-	b.WriteString("\r\x1b[J")
 	for _, line := range stay {
 		b.WriteString(line + "\n")
 	}
-	width := max(r.width(), 20)
 	r.drawn = 0
-	for n, s := range r.running {
-		if n == ttySteps {
-			fmt.Fprintf(&b, "  … and %d more\n", len(r.running)-n)
-			r.drawn++
-			break
-		}
-		amount := ""
-		if s.total > 0 && s.bytes > 0 {
-			amount = fmt.Sprintf(" %s of %s", Size(s.bytes), Size(s.total))
-		}
-		line := fmt.Sprintf("%s [%s] %s%s %s", frames[r.frame%len(frames)], Printable(s.id), Printable(s.text), amount, Seconds(r.now().Sub(s.start)))
-		b.WriteString(cut(line, width-1) + "\n")
-		r.drawn++
-		for _, log := range s.log {
-			b.WriteString("\x1b[2m" + cut("    "+strings.ReplaceAll(Printable(log), "\t", "    "), width-1) + "\x1b[0m\n")
+	if !r.closed && len(r.running) > 0 {
+		width := max(r.terminal.Width(), ttyNarrow) - 1
+		for _, line := range r.moving(width) {
+			b.WriteString(line + "\n")
 			r.drawn++
 		}
 	}
 	_, _ = io.WriteString(r.out, b.String()) // a terminal that has gone must not end the build
 }
 
-// cut shortens a line, so that it takes one row. Wide characters may still
-// make it wrap, which only smudges the display.
-func cut(line string, width int) string {
-	runes := []rune(line)
-	if len(runes) <= width {
-		return line
+// moving are the lines of the moving part, each of one row.
+func (r *ttyRenderer) moving(width int) []string {
+	now := r.terminal.Now()
+	lines := []string{termtext.Truncate(r.summary(now), width)}
+	for n, s := range r.running {
+		if n == ttySteps {
+			return append(lines, fmt.Sprintf("  … and %d more", len(r.running)-n))
+		}
+		line := fmt.Sprintf("%s [%s] %s", frames[r.frame%len(frames)], Printable(s.id), Printable(s.text))
+		end := s.amount(width) + " " + Seconds(now.Sub(s.start))
+		// How far a step is matters more than the end of its text.
+		line = termtext.Truncate(line, max(width-termtext.Width(end), width/2)) + end
+		lines = append(lines, termtext.Truncate(line, width))
+		for _, log := range s.log {
+			lines = append(lines, r.paint(faint, termtext.Truncate("    "+termtext.Latest(log), width)))
+		}
 	}
-	return string(runes[:max(width-1, 0)]) + "…"
+	return lines
+}
+
+func (r *ttyRenderer) summary(now time.Time) string {
+	text := fmt.Sprintf("Building %s: %d done", Seconds(now.Sub(r.began)), r.made)
+	if r.cached > 0 {
+		text += fmt.Sprintf(", %d cached", r.cached)
+	}
+	if r.failed > 0 {
+		text += fmt.Sprintf(", %d failed", r.failed)
+	}
+	return text + fmt.Sprintf(", %d running", len(r.running))
+}
+
+// amount is how much a step has moved, with a bar where there is room.
+func (s *ttyStep) amount(width int) string {
+	if s.total <= 0 || s.bytes <= 0 {
+		return ""
+	}
+	text := fmt.Sprintf(" %s of %s", Size(s.bytes), Size(s.total))
+	if width < barWidth {
+		return text
+	}
+	full := int(min(s.bytes, s.total) * barCells / s.total)
+	return " [" + strings.Repeat("=", full) + strings.Repeat(" ", barCells-full) + "]" + text
 }

@@ -43,6 +43,18 @@ type Cache struct {
 	known, taken int64
 }
 
+// Take takes room for bytes before they are written to the directory.
+func (c *Cache) Take(bytes int64) error {
+	if c.session == nil {
+		return nil
+	}
+	if err := c.session.Take(bytes); err != nil {
+		return err
+	}
+	c.taken += bytes
+	return nil
+}
+
 // Charge takes room for what has been written to the directory by now. The
 // error is a *FullError when there is none.
 func (c *Cache) Charge(ctx context.Context) error {
@@ -91,9 +103,7 @@ func (session *Session) Cache(ctx context.Context, scope, id string, sharing Sha
 
 // Cache is Session.Cache for who writes nothing to it.
 func (s *Store) Cache(ctx context.Context, scope, id string, sharing Sharing, owner CacheOwner) (*Cache, error) {
-	hash := sha256.New()
-	fmt.Fprintf(hash, "%d:%s%d:%s", len(scope), scope, len(id), id)
-	name := hex.EncodeToString(hash.Sum(nil))
+	name := mountName(scope, id)
 	if sharing != Private {
 		how := unix.LOCK_SH
 		if sharing == Locked {
@@ -111,6 +121,18 @@ func (s *Store) Cache(ctx context.Context, scope, id string, sharing Sharing, ow
 		}
 	}
 	return s.cache(ctx, mountRecord{Scope: scope, ID: id}, name, owner, unix.LOCK_EX, true)
+}
+
+func mountName(scope, id string) string {
+	hash := sha256.New()
+	fmt.Fprintf(hash, "%d:%s%d:%s", len(scope), scope, len(id), id)
+	return hex.EncodeToString(hash.Sum(nil))
+}
+
+// HasCache tells whether there is a directory for scope and id.
+func (s *Store) HasCache(scope, id string) bool {
+	_, err := os.Lstat(filepath.Join(s.dir, cachesDir, mountName(scope, id)))
+	return err == nil
 }
 
 func (s *Store) cache(ctx context.Context, record mountRecord, name string, owner CacheOwner, how int, wait bool) (*Cache, error) {

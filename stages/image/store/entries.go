@@ -22,6 +22,8 @@ const (
 	KindRecord EntryKind = "record"
 	// KindMount is the directory of a cache mount.
 	KindMount EntryKind = "mount"
+	// KindLog is the full log of a build.
+	KindLog EntryKind = "log"
 	// KindUnpacked is an unpacked layer.
 	KindUnpacked EntryKind = "unpacked"
 )
@@ -59,7 +61,7 @@ func (s *Store) List(ctx context.Context) ([]Entry, error) {
 
 func (s *Store) list(ctx context.Context) ([]Entry, error) {
 	var all []Entry
-	for _, sub := range []string{blobsDir, recordsDir} {
+	for _, sub := range []string{blobsDir, recordsDir, logsDir} {
 		entries, err := os.ReadDir(filepath.Join(s.dir, sub))
 		if err != nil {
 			return nil, fmt.Errorf("measure build cache: %w", err)
@@ -73,8 +75,11 @@ func (s *Store) list(ctx context.Context) ([]Entry, error) {
 				return nil, fmt.Errorf("measure build cache: %w", err)
 			}
 			e := Entry{Kind: KindRecord, Name: entry.Name(), Bytes: info.Size(), Used: info.ModTime(), path: filepath.Join(s.dir, sub, entry.Name())}
-			if sub == blobsDir {
+			switch sub {
+			case blobsDir:
 				e.Kind, e.Name = KindBlob, strings.Replace(e.Name, "-", ":", 1)
+			case logsDir:
+				e.Kind = KindLog
 			}
 			all = append(all, e)
 		}

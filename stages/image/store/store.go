@@ -53,7 +53,7 @@ func Open(dir string, options Options) (*Store, error) {
 	if s.now == nil {
 		s.now = time.Now
 	}
-	for _, sub := range []string{blobsDir, recordsDir, sessionsDir, cachesDir} {
+	for _, sub := range []string{blobsDir, recordsDir, sessionsDir, cachesDir, logsDir} {
 		// Layers hold what the context holds: no business of other users.
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("open build cache: %w", err)
@@ -67,6 +67,7 @@ const (
 	recordsDir  = "records"
 	sessionsDir = "sessions"
 	cachesDir   = "caches"
+	logsDir     = "logs"
 )
 
 // Dir is where the store is.

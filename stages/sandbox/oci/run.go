@@ -113,8 +113,14 @@ func (r *Runtime) execute(ctx context.Context, bundle *bundle, command sandbox.C
 	// Pipes end with the container; this bounds the wait for a reader that does not.
 	cmd.WaitDelay = waitDelay
 
+	if command.Terminal != nil {
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = command.Terminal, command.Terminal, command.Terminal
+	}
 	if err := bundle.start(cmd); err != nil {
 		return fmt.Errorf("start %s: %w", r.command, err)
+	}
+	if command.Terminal != nil {
+		defer passSizes(cmd.Process)()
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()

@@ -45,6 +45,9 @@ func containerSpec(root, id string, command sandbox.Command, who identity, mount
 		namespaces = append(namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 		base = append(base, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro", "nosuid", "noexec", "nodev"}})
 	}
+	// That of the process that starts the runtime is otherwise the container's:
+	// what a command makes must not depend on who runs Tidegate.
+	umask := uint32(0o022)
 	dir := command.Dir
 	if dir == "" {
 		dir = "/"
@@ -58,8 +61,9 @@ func containerSpec(root, id string, command sandbox.Command, who identity, mount
 			Args:            command.Args,
 			Env:             environment(command.Env, who.home),
 			Cwd:             dir,
-			User:            specs.User{UID: who.uid, GID: who.gid, AdditionalGids: who.groups},
+			User:            specs.User{UID: who.uid, GID: who.gid, AdditionalGids: who.groups, Umask: &umask},
 			NoNewPrivileges: true,
+			Terminal:        command.Terminal != nil,
 			Capabilities:    &specs.LinuxCapabilities{Bounding: capabilities},
 		},
 		Linux: &specs.Linux{
