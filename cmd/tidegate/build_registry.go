@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+
 	"github.com/tidegate-ci/tidegate/stages/image"
 	"github.com/tidegate-ci/tidegate/stages/image/registry"
 	"github.com/tidegate-ci/tidegate/stages/image/store"

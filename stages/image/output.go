@@ -156,8 +156,8 @@ func (p *outputParser) set(key, value string) error {
 // [PLATFORM].KEY or -LEVEL[PLATFORM].KEY.
 func (p *outputParser) annotation(key, value string) error {
 	end := strings.Index(key, ".")
-	if close := strings.Index(key, "]."); close >= 0 && strings.Index(key, "[") < end {
-		end = close + 1
+	if bracket := strings.Index(key, "]."); bracket >= 0 && strings.Index(key, "[") < end {
+		end = bracket + 1
 	}
 	if end < 0 {
 		return fmt.Errorf("annotation%s: want annotation.KEY=VALUE", key)

@@ -40,7 +40,7 @@ func Load(ctx context.Context, h Host, archive func(io.Writer) error) (loaded []
 		written <- err
 	}()
 	loaded, err = post(ctx, client, base, reading)
-	_ = reading.CloseWithError(errors.New("Docker reads no further")) // the writer ends at its next byte
+	_ = reading.CloseWithError(errors.New("the engine reads no further")) // the writer ends at its next byte
 	archiveErr := <-written
 	switch {
 	case err == nil:

@@ -116,7 +116,7 @@ func FuzzParseHandler(f *testing.F) {
 	for _, text := range []string{aarch64, armWithoutF, python, byName, "offset -1\nmagic 00\n", "magic 00\nmask 0000\n"} {
 		f.Add(text)
 	}
-	f.Fuzz(func(t *testing.T, text string) {
+	f.Fuzz(func(_ *testing.T, text string) {
 		h, err := ParseHandler("fuzz", text)
 		if err != nil {
 			return

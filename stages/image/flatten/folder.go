@@ -106,11 +106,11 @@ func (f *Folder) file(name string, header *tar.Header, content io.Reader) error 
 
 // replacing makes a file under a name of its own and moves it to its place, so
 // that nothing that lies there, such as a link, is written through.
-func (f *Folder) replacing(name string, make func(at string) error) error {
+func (f *Folder) replacing(name string, create func(at string) error) error {
 	if info, err := f.root.Lstat(name); err == nil && info.IsDir() {
 		return fmt.Errorf("the image has a file where the folder has a directory: remove %s", name)
 	} else if errors.Is(err, fs.ErrNotExist) {
-		return make(name)
+		return create(name)
 	} else if err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func (f *Folder) replacing(name string, make func(at string) error) error {
 	if err := f.root.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := make(temporary); err != nil {
+	if err := create(temporary); err != nil {
 		return err
 	}
 	return f.root.Rename(temporary, name)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,14 +17,14 @@ import (
 )
 
 // endless gives zeros for as long as anybody reads, and counts them.
-type endless struct{ sent int64 }
+type endless struct{ sent atomic.Int64 }
 
 func (e *endless) serve(w http.ResponseWriter) {
 	zeros := make([]byte, 64<<10)
 	// Bounded so that a client that does read on fails the test and not the machine.
-	for e.sent < 1<<30 {
+	for e.sent.Load() < 1<<30 {
 		n, err := w.Write(zeros)
-		e.sent += int64(n)
+		e.sent.Add(int64(n))
 		if err != nil {
 			return
 		}
@@ -94,7 +95,6 @@ func TestARegistryThatLiesIsFoundOut(t *testing.T) {
 		{"endless refusal", "/manifests/", func(w http.ResponseWriter) { w.WriteHeader(http.StatusForbidden); flood.serve(w) }, manifest("/team/app:v1"), nil, "403 Forbidden"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			flood = endless{}
 			p.mu.Lock()
 			p.meddle = func(w http.ResponseWriter, r *http.Request) bool {
 				if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, c.path) {
@@ -113,7 +113,7 @@ func TestARegistryThatLiesIsFoundOut(t *testing.T) {
 		})
 	}
 	p.Close() // waits for the handlers
-	require.Less(t, flood.sent, int64(64<<20), "reading ends early")
+	require.Less(t, flood.sent.Load(), int64(64<<20), "reading ends early")
 }
 
 func TestContentBeyondItsSizeIsNotRead(t *testing.T) {
@@ -139,7 +139,7 @@ func TestContentBeyondItsSizeIsNotRead(t *testing.T) {
 	require.Equal(t, "the true content", string(got))
 	require.NoError(t, reader.Close())
 	p.Close()
-	require.Less(t, flood.sent, int64(64<<20))
+	require.Less(t, flood.sent.Load(), int64(64<<20))
 }
 
 func TestAnEndlessAnswerToTheFirstQuestionIsCut(t *testing.T) {
@@ -156,7 +156,7 @@ func TestAnEndlessAnswerToTheFirstQuestionIsCut(t *testing.T) {
 	_, err := c.Push(context.Background(), pushOf(t, c, "team/app:v1", []byte("content")))
 	require.NoError(t, err)
 	p.Close()
-	require.Less(t, flood.sent, int64(64<<20))
+	require.Less(t, flood.sent.Load(), int64(64<<20))
 }
 
 func TestRedirectsInACircleEnd(t *testing.T) {

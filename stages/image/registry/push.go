@@ -173,7 +173,7 @@ func (p *pusher) blobs(ctx context.Context, blobs []Upload) error {
 		group.Go(func() error {
 			// Of several manifests with the blob the first sends it, the others wait.
 			once, _ := p.sent.LoadOrStore(blob.Digest, &sending{})
-			return once.(*sending).do(func() error {
+			return once.(*sending).do(func() error { //nolint:errcheck,forcetypeassert // nothing else is stored
 				if err := p.blob(ctx, blob); err != nil {
 					return fmt.Errorf("blob %s: %w", blob.Digest, err)
 				}
