@@ -214,3 +214,30 @@ func timezoneHint(value string) string {
 	}
 	return "write an IANA name such as Europe/Berlin"
 }
+
+// checkContext wants a path of the checkout, or something remote.
+func checkContext(value string) (Rule, string, string) {
+	if !strings.Contains(value, "://") && !strings.HasPrefix(value, "git@") {
+		return checkPath(value)
+	}
+	if rule, message, hint := checkPrintable(value); message != "" {
+		return rule, message, hint
+	}
+	for _, scheme := range []string{"https://", "http://", "ssh://", "git://", "docker-image://"} {
+		if strings.HasPrefix(value, scheme) {
+			return "", "", ""
+		}
+	}
+	if strings.HasPrefix(value, "git@") {
+		return "", "", ""
+	}
+	return RuleValue, fmt.Sprintf("%q is not a context", clip(value)), "write a path of the checkout, a Git or archive URL, or docker-image:// and a reference"
+}
+
+// checkVariableName wants the name of an environment variable, Tidegate's own included.
+func checkVariableName(value string) (Rule, string, string) {
+	if !variable.MatchString(value) {
+		return RuleValue, fmt.Sprintf("%q is not the name of a variable", clip(value)), "write the name of a variable or secret of the stage"
+	}
+	return "", "", ""
+}

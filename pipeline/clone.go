@@ -21,6 +21,7 @@ func (s Stage) clone() Stage {
 		build := *s.Build
 		build.Args, build.Labels, build.Annotations = maps.Clone(build.Args), maps.Clone(build.Labels), maps.Clone(build.Annotations)
 		build.Platforms, build.Tags = slices.Clone(build.Platforms), slices.Clone(build.Tags)
+		build.Contexts, build.Secrets, build.SSH = maps.Clone(build.Contexts), maps.Clone(build.Secrets), maps.Clone(build.SSH)
 		if build.Cache != nil {
 			cache := *build.Cache
 			cache.From, cache.To = slices.Clone(cache.From), slices.Clone(cache.To)

@@ -30,6 +30,7 @@ var (
 	// annotationKey may start with where it goes: index:, manifest[linux/arm64]:, …
 	annotationKey = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/,:\[\]-]{0,254}$`)
 	argumentKey   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,254}$`)
+	contextKey    = regexp.MustCompile(`^[a-z0-9][A-Za-z0-9_.:/@-]{0,254}$`)
 )
 
 // language is the whole pipeline file.
@@ -204,10 +205,12 @@ var buildShape = object{
 		{key: "labels", shape: dictionary{value: text{mode: valueText, loose: true, empty: true}, keys: labelKey, keyWhat: "name of a label", max: maxList}, doc: "Labels of the image."},
 		{key: "annotations", shape: dictionary{value: text{mode: valueText, loose: true, empty: true}, keys: annotationKey, keyWhat: "name of an annotation", max: maxList}, doc: "Annotations of the manifest; with index:, manifest-descriptor: or manifest[PLATFORM]: before the name, of that."},
 		{key: "no-cache", shape: boolean{}, doc: "Whether to build every step anew."},
+		{key: "contexts", shape: dictionary{value: text{mode: valueText, check: checkContext}, keys: contextKey, keyWhat: "name of a build context", max: maxList},
+			doc: "Named contexts: directories of the checkout, Git or archive URLs, or docker-image://REFERENCE."},
+		{key: "secrets", shape: dictionary{value: text{check: checkVariableName}, keys: argumentKey, keyWhat: "id of a secret", max: maxList}, doc: "Ids for RUN --mount=type=secret, each with the variable that holds it; every variable of the stage also has its own name as id."},
+		{key: "ssh", shape: dictionary{value: text{check: checkVariableName}, keys: argumentKey, keyWhat: "id of an SSH agent", max: maxList}, doc: "Ids for RUN --mount=type=ssh, each with the variable that holds a private key; default is also used for Git."},
 		{key: "cache", shape: buildCacheShape, doc: "Caches in a registry, for workers that have built nothing yet."},
 
-		{key: "secrets", unsupported: "fetch what is secret in a run stage, before the build"},
-		{key: "ssh", unsupported: "fetch private sources in a run stage, before the build"},
 		{key: "cache-from", unsupported: "write cache: {from: NAME}"},
 		{key: "cache-to", unsupported: "write cache: {to: NAME}"},
 		{key: "sign", unsupported: "leave it out: images are not signed yet"},

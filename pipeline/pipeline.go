@@ -156,6 +156,14 @@ type BuildSpec struct {
 	// manifest's.
 	Annotations map[string]string `json:"annotations,omitempty"`
 	NoCache     bool              `json:"no-cache,omitempty"`
+	// Contexts are further build contexts by name: directories relative to the
+	// checkout, Git or archive URLs, or docker-image://REFERENCE.
+	Contexts map[string]string `json:"contexts,omitempty"`
+	// Secrets and SSH give ids to variables of the stage: Secrets for files and
+	// variables of RUN --mount=type=secret, SSH for private keys whose agent
+	// RUN --mount=type=ssh sees.
+	Secrets map[string]string `json:"secrets,omitempty"`
+	SSH     map[string]string `json:"ssh,omitempty"`
 	// Cache are the caches in registries to read and write; nil means that
 	// layers are kept on the worker alone.
 	Cache *BuildCacheSpec `json:"cache,omitempty"`

@@ -24,6 +24,8 @@ type buildFlags struct {
 	buildContainerFlags
 	buildDebugFlags
 	buildLogFlags
+	buildCheckFlags
+	buildContextFlags
 	progress string
 }
 
@@ -34,7 +36,11 @@ func newBuildCommand() *cobra.Command {
 		Short: "Build an image from a Dockerfile, without a daemon",
 		Long: `Build an image from a Dockerfile, without a daemon, and push it if asked to.
 
-CONTEXT is the directory files are copied from, the current one if left out.
+CONTEXT is where files are copied from: a directory, the current one if left
+out; a Git repository, https://HOST/REPOSITORY.git#REF:DIRECTORY or
+git@HOST:REPOSITORY; the URL of a tar archive or of a Dockerfile; or - for
+either of those from standard input.
+
 Layers of COPY, ADD and WORKDIR need no root filesystem. RUN needs an OCI runtime
 (runc or crun) and, for users other than root, user namespaces; it gets no network
 unless it says RUN --network=host or the build is given --network=host.
@@ -58,6 +64,9 @@ the image carry the time SOURCE_DATE_EPOCH, or 1970 if that is not set.`,
 
   # a secret that never enters a layer: RUN --mount=type=secret,id=npm …
   tidegate build --secret id=npm,src=$HOME/.npmrc .
+
+  # look for mistakes without building
+  tidegate build --check .
 
   # a registry with an authority of its own
   tidegate build --registry-ca registry.example.com=ca.pem -t registry.example.com/shop --push .
@@ -83,6 +92,8 @@ the image carry the time SOURCE_DATE_EPOCH, or 1970 if that is not set.`,
 	f.buildRegistryFlags.register(flags)
 	f.buildCacheFlags.register(flags)
 	f.buildContainerFlags.register(flags)
+	f.buildCheckFlags.register(flags)
+	f.buildContextFlags.register(flags)
 	f.buildDebugFlags.register(flags)
 	f.buildLogFlags.register(flags)
 	flags.StringVar(&f.progress, "progress", "auto", "how to show progress: "+strings.Join(progressKinds, ", "))
@@ -134,6 +145,9 @@ func (f *buildFlags) run(cmd *cobra.Command, dir string) error {
 	if err != nil {
 		return err
 	}
+	if err := f.buildContextFlags.add(&request, cmd.InOrStdin()); err != nil {
+		return err
+	}
 	if err := f.caches(&request); err != nil {
 		return err
 	}
@@ -146,6 +160,9 @@ func (f *buildFlags) run(cmd *cobra.Command, dir string) error {
 	builder, err := f.builder()
 	if err != nil {
 		return err
+	}
+	if f.check != "" {
+		return f.buildCheckFlags.run(cmd, builder, request)
 	}
 	shown := cmd.ErrOrStderr()
 	if f.quiet {

@@ -24,6 +24,10 @@ import (
 type imageSet struct {
 	execution *execution
 	resolved  onceMap[string, *registry.Image]
+
+	mu sync.Mutex
+	// layouts are the images that lie in OCI layouts of this machine.
+	layouts map[*registry.Image]layerSource
 }
 
 // resolutions is how many images are looked up at once.
@@ -35,22 +39,28 @@ func (s *imageSet) resolveAll(ctx context.Context, references []plan.Reference) 
 	for _, r := range references {
 		group.Go(func() error {
 			// Failures show when the plan asks, with their place in the Dockerfile.
-			_, _ = s.get(ctx, r.Name, r.Platform)
+			_, _ = s.get(ctx, r)
 			return nil
 		})
 	}
 	return group.Wait()
 }
 
-func (s *imageSet) get(ctx context.Context, reference string, platform ocispec.Platform) (*registry.Image, error) {
-	return s.resolved.do(reference+" "+plan.FormatPlatform(platform), func() (*registry.Image, error) {
+func (s *imageSet) get(ctx context.Context, of plan.Reference) (*registry.Image, error) {
+	reference, platform := of.Name, of.Platform
+	return s.resolved.do(of.Key(), func() (*registry.Image, error) {
 		e := s.execution
 		start := e.now()
 		id := "image " + reference
 		e.emit(progress.Event{Kind: progress.Start, Step: id, Text: "resolve " + reference})
-		image, err := e.Registry.Resolve(ctx, reference, v1.Platform{
-			OS: platform.OS, Architecture: platform.Architecture, Variant: platform.Variant,
-		}, documents{e})
+		suits := v1.Platform{OS: platform.OS, Architecture: platform.Architecture, Variant: platform.Variant}
+		var image *registry.Image
+		var err error
+		if of.Context == "" {
+			image, err = e.Registry.Resolve(ctx, reference, suits, documents{e})
+		} else {
+			image, err = s.fromLayout(ctx, of.Context, suits)
+		}
 		if err != nil {
 			e.emit(progress.Event{Kind: progress.Failed, Step: id, Text: firstLine(err), Duration: e.now().Sub(start)})
 			return nil, err
@@ -60,9 +70,38 @@ func (s *imageSet) get(ctx context.Context, reference string, platform ocispec.P
 	})
 }
 
+// fromLayout finds the image of a named context that is an OCI layout.
+func (s *imageSet) fromLayout(ctx context.Context, name string, platform v1.Platform) (*registry.Image, error) {
+	layout, which, err := s.execution.files.contexts.layout(name)
+	if err != nil {
+		return nil, err
+	}
+	image, err := layout.Image(ctx, which, platform)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.layouts == nil {
+		s.layouts = map[*registry.Image]layerSource{}
+	}
+	s.layouts[image] = layout
+	return image, nil
+}
+
+// from is where an image's layers can be read.
+func (s *imageSet) from(image *registry.Image) layerSource {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if layout, ok := s.layouts[image]; ok {
+		return layout
+	}
+	return baseImage{s.execution.Registry, image.Repository}
+}
+
 // Config implements plan.Images.
-func (s *imageSet) Config(ctx context.Context, reference string, platform ocispec.Platform) (plan.Image, error) {
-	image, err := s.get(ctx, reference, platform)
+func (s *imageSet) Config(ctx context.Context, reference plan.Reference) (plan.Image, error) {
+	image, err := s.get(ctx, reference)
 	if err != nil {
 		return plan.Image{}, err
 	}
@@ -74,9 +113,9 @@ func (s *imageSet) Config(ctx context.Context, reference string, platform ocispe
 }
 
 // layers are the image's layers as a result to build on.
-func (s *imageSet) layers(ctx context.Context, reference string, platform ocispec.Platform) (*stageResult, error) {
-	e := s.execution
-	image, err := s.get(ctx, reference, platform)
+func (s *imageSet) layers(ctx context.Context, of plan.Reference) (*stageResult, error) {
+	reference := of.Name
+	image, err := s.get(ctx, of)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +137,7 @@ func (s *imageSet) layers(ctx context.Context, reference string, platform ocispe
 			return nil, fmt.Errorf("image %s: layer %d: %w", reference, i, err)
 		}
 		result.chain = append(result.chain, chainLink{
-			Layer: layer.Layer{Digest: d.Digest, DiffID: diffID, Size: d.Size, MediaType: mediaType}, from: baseImage{e.Registry, image.Repository},
+			Layer: layer.Layer{Digest: d.Digest, DiffID: diffID, Size: d.Size, MediaType: mediaType}, from: s.from(image),
 		})
 	}
 	return result, nil

@@ -18,6 +18,7 @@ import (
 
 	"github.com/tidegate-ci/tidegate/stages/image/cache"
 	"github.com/tidegate-ci/tidegate/stages/image/emulation"
+	"github.com/tidegate-ci/tidegate/stages/image/ignore"
 	"github.com/tidegate-ci/tidegate/stages/image/layer"
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
 	"github.com/tidegate-ci/tidegate/stages/image/progress"
@@ -62,10 +63,18 @@ func DefaultParallel() int { return max(4, runtime.GOMAXPROCS(0)) }
 
 // Request is one build.
 type Request struct {
-	// Context is the directory files are copied from.
+	// Context is where files are copied from: a directory, a Git repository
+	// (see remote.ParseGit), the URL of an archive or a Dockerfile, or
+	// StandardInput for what Input gives.
 	Context string
-	// Dockerfile is the file's path, as it is on this machine; empty means
-	// Dockerfile in the context. DockerfileData, when not nil, is its content instead.
+	Input   io.Reader
+	// Contexts are further contexts by name, as --build-context gives them: what
+	// Context can be, or docker-image://REF, or oci-layout://DIR[:TAG|@DIGEST].
+	Contexts map[string]string
+	// SSH are agents by id, for RUN --mount=type=ssh; "default" also for Git.
+	SSH Agents
+	// Dockerfile is the file's path, as it is on this machine, or in the context
+	// when that is not a directory here; empty means Dockerfile in the context. DockerfileData, when not nil, is its content instead.
 	Dockerfile     string
 	DockerfileData []byte
 	Target         string
@@ -139,13 +148,12 @@ func (b *Builder) now() time.Time {
 	return time.Now()
 }
 
-// Build builds an image and pushes it if asked to.
-func (b *Builder) Build(ctx context.Context, request Request) (result *Result, err error) {
+func (request Request) withDefaults() (Request, error) {
 	if len(request.Platforms) == 0 {
 		request.Platforms = []ocispec.Platform{HostPlatform()}
 	}
 	if err := request.prepare(); err != nil {
-		return nil, err
+		return request, err
 	}
 	if request.Codec == "" {
 		request.Codec = layer.Gzip
@@ -153,17 +161,29 @@ func (b *Builder) Build(ctx context.Context, request Request) (result *Result, e
 	if request.Progress == nil {
 		request.Progress = func(progress.Event) {}
 	}
-	request.Progress(progress.Event{Time: b.now(), Kind: progress.Begin, Version: progress.Version})
 	if request.Epoch.IsZero() {
 		request.Epoch = time.Unix(0, 0)
 	}
 	request.Epoch = request.Epoch.UTC().Truncate(time.Second)
+	return request, nil
+}
 
+// Build builds an image and pushes it if asked to.
+func (b *Builder) Build(ctx context.Context, request Request) (result *Result, err error) {
+	if request, err = request.withDefaults(); err != nil {
+		return nil, err
+	}
+	request.Progress(progress.Event{Time: b.now(), Kind: progress.Begin, Version: progress.Version})
 	// Before any work: a name that is wrong stays wrong.
 	if _, err := destinations(b.Registry, request.Tags); err != nil {
 		return nil, err
 	}
-	files, err := openContext(request)
+	session, err := b.Store.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, session.End()) }()
+	files, err := openContext(ctx, request, session.Dir())
 	if err != nil {
 		return nil, err
 	}
@@ -172,11 +192,6 @@ func (b *Builder) Build(ctx context.Context, request Request) (result *Result, e
 	if err != nil {
 		return nil, invalid(err)
 	}
-	session, err := b.Store.Begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, session.End()) }()
 
 	return b.buildWithCaches(ctx, func(gone goneLayers) (*Result, error) {
 		e := newExecution(b, request, files, document, session)
@@ -204,49 +219,68 @@ func (b *Builder) Build(ctx context.Context, request Request) (result *Result, e
 	})
 }
 
-// buildContext is what a build reads from this machine.
+// buildContext is what a build reads from outside.
 type buildContext struct {
-	tree           *layer.Tree
+	*sourceTree
+	contexts *contextSet
+	// named are the further contexts as a plan needs them.
+	named          map[string]plan.NamedContext
 	dockerfile     []byte
 	dockerfileName string
-	selector       layer.Selector
-	// ignoring is set when an ignore file leaves something out.
-	ignoring bool
 }
 
-func (c *buildContext) Close() error { return c.tree.Close() }
+func (c *buildContext) Close() error { return errors.Join(c.sourceTree.Close(), c.contexts.Close()) }
 
 // DefaultDockerfile is read when a request names none.
 const DefaultDockerfile = "Dockerfile"
 
-func openContext(request Request) (*buildContext, error) {
-	dir := request.Context
-	if dir == "" {
-		dir = "."
+func openContext(ctx context.Context, request Request, scratch string) (*buildContext, error) {
+	c := &buildContext{contexts: newContextSet(request, scratch)}
+	var err error
+	var dockerfile []byte
+	if c.named, err = c.contexts.planned(); err != nil {
+		return nil, errors.Join(invalid(err), c.contexts.Close())
 	}
-	info, err := os.Stat(dir)
+	if c.sourceTree, dockerfile, err = c.contexts.open(ctx, request.Context); err != nil {
+		return nil, errors.Join(classify(invalid(fmt.Errorf("build context: %w", err))), c.contexts.Close())
+	}
+	c.selector.Where = "the build context"
+	if dockerfile != nil && request.DockerfileData == nil {
+		request.Dockerfile, request.DockerfileData = DefaultDockerfile, dockerfile
+	}
+	if c.passing {
+		err = c.readInside(request)
+	} else {
+		err = c.readDockerfile(request, c.selector.Tree.Dir)
+	}
 	if err != nil {
-		return nil, invalid(fmt.Errorf("build context: %w", err))
-	}
-	if !info.IsDir() {
-		return nil, invalid(fmt.Errorf("build context %s is not a directory", dir))
-	}
-	// The context stays the same directory even if a link on the way is changed.
-	if dir, err = filepath.EvalSymlinks(dir); err != nil {
-		return nil, invalid(fmt.Errorf("build context: %w", err))
-	}
-	if dir, err = filepath.Abs(dir); err != nil {
-		return nil, invalid(fmt.Errorf("build context: %w", err))
-	}
-	tree, err := layer.OpenTree(dir, false)
-	if err != nil {
-		return nil, invalid(fmt.Errorf("build context: %w", err))
-	}
-	c := &buildContext{tree: tree}
-	if err := c.readDockerfile(request, dir); err != nil {
-		return nil, errors.Join(err, tree.Close())
+		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
+}
+
+// readInside reads the Dockerfile and ignore file of a context that is not a
+// directory of this machine.
+func (c *buildContext) readInside(request Request) error {
+	c.dockerfileName, c.dockerfile = request.Dockerfile, request.DockerfileData
+	if c.dockerfileName == "" {
+		c.dockerfileName = DefaultDockerfile
+	}
+	if c.dockerfile == nil {
+		file, err := treeReader(c.selector.Tree, new(bool))(c.dockerfileName)
+		if err != nil {
+			return invalid(fmt.Errorf("there is no Dockerfile %s in the build context: %w", c.dockerfileName, err))
+		}
+		c.dockerfile, err = io.ReadAll(io.LimitReader(file, plan.MaxDockerfile+1))
+		if err = errors.Join(err, file.Close()); err != nil {
+			return invalid(fmt.Errorf("read %s of the build context: %w", c.dockerfileName, err))
+		}
+	}
+	var err error
+	if c.selector.Ignore, err = ignore.Open(c.dockerfileName, treeReader(c.selector.Tree, &c.ignoring)); err != nil {
+		return invalid(err)
+	}
+	return nil
 }
 
 func (c *buildContext) readDockerfile(request Request, dir string) error {
@@ -264,8 +298,7 @@ func (c *buildContext) readDockerfile(request Request, dir string) error {
 		c.dockerfile = data
 	}
 	var err error
-	c.selector = layer.Selector{Tree: c.tree, Where: "the build context"}
-	if c.selector.Ignore, c.ignoring, err = openIgnore(c.tree, dir, name); err != nil {
+	if c.selector.Ignore, c.ignoring, err = openIgnore(c.selector.Tree, dir, name); err != nil {
 		return invalid(err)
 	}
 	return nil

@@ -74,7 +74,7 @@ func TestCopyPutsFilesWhereDockerDoes(t *testing.T) {
 		{"working directory of a user", "USER app\nWORKDIR /work", []string{"work/ 0755 123:456"}},
 		{"heredocs", "COPY <<one <<\"two\" /h/\n1 $HOME_X\none\n2 $HOME_X\ntwo\n", []string{"h/ 0755 0:0", "h/one 0644 0:0 1 \n", "h/two 0644 0:0 2 $HOME_X\n"}},
 		{"several sources", "COPY a.txt dir /several", []string{"several/ 0755 0:0", "several/a.txt 0644 0:0 A", "several/c.txt 0644 0:0 C", "several/deep/ 0755 0:0", "several/deep/d.txt 0644 0:0 D", "several/inner 0777 0:0 -> ../a.txt"}},
-		{"archives are unpacked", "ADD tree.tar.gz /u/", []string{"u/ 0755 0:0", "u/x/ 0755 0:0", "u/x/a 0644 0:0 aa", "u/x/h 0600 7:8 zz", "u/x/s 0777 0:0 -> ../../out", "u/x/z 0600 7:8 zz"}},
+		{"archives are unpacked", "ADD tree.tar.gz /u/", []string{"u/ 0755 0:0", "u/x/ 0755 0:0", "u/x/a 0644 0:0 aa", "u/x/h 0600 7:8 zz", "u/x/s 0777 0:0 -> ../../out", "u/x/z 0600 7:8 -> u/x/h"}},
 		{"or are not", "ADD --unpack=false tree.tar.gz /u/\nCOPY a.txt /only", []string{"only 0644 0:0 A", "u/ 0755 0:0"}},
 		{"the whole context", "COPY --exclude=*.gz --exclude=Dockerfile --exclude=dir --exclude=*link . /all/", []string{"all/ 0755 0:0", "all/[odd] 0644 0:0 odd", "all/a.txt 0644 0:0 A", "all/b.txt 0644 0:0 B"}},
 	}

@@ -43,9 +43,6 @@ type execution struct {
 	stats        Stats
 	shared       sharedKeys
 	recompressed recompressions
-	// known are the digests of context files from earlier builds; grown says
-	// that there are new ones.
-	known knownFiles
 	// imported are the caches of other machines, made is what this build can
 	// give to one.
 	imported importedCaches
@@ -150,7 +147,7 @@ func (e *execution) source(ctx context.Context, s plan.Source) (*stageResult, er
 	case plan.FromStage:
 		return e.wait(ctx, s.Stage)
 	case plan.FromImage:
-		return e.images.layers(ctx, s.Reference, s.Platform)
+		return e.images.layers(ctx, s.ImageReference())
 	}
 	return &stageResult{}, nil
 }

@@ -102,10 +102,13 @@ func directoryKey(s setting, d *plan.Directory) v1.Hash {
 type origin struct {
 	Items []layer.Item
 	Chain []v1.Hash
+	// Remotes are the contents behind a step's remotes: digests and commits.
+	Remotes []string
 }
 
 func (k *keyer) origin(name string, o origin) {
 	k.chain(name+"-layers", o.Chain)
+	k.list(name+"-remotes", o.Remotes)
 	k.number(name+"-files", int64(len(o.Items)))
 	for i := range o.Items {
 		k.item(&o.Items[i])
@@ -129,6 +132,7 @@ func copyKey(s setting, c *plan.Copy, from origin) v1.Hash {
 	k := newKeyer("copy")
 	k.setting(s)
 	k.text("source", string(c.From.Kind))
+	k.text("source-context", c.From.Context)
 	k.list("sources", c.Sources)
 	k.number("inline", int64(len(c.Inline)))
 	for _, file := range c.Inline {
@@ -142,6 +146,16 @@ func copyKey(s setting, c *plan.Copy, from origin) v1.Hash {
 	k.list("exclude", c.Exclude)
 	k.flag("parents", c.Parents)
 	k.flag("unpack", c.Unpack)
+	k.flag("link", c.Link)
+	k.number("remotes", int64(len(c.Remotes)))
+	for _, remote := range c.Remotes {
+		k.text("location", remote.Location)
+		k.flag("git", remote.Git)
+		k.text("checksum", remote.Checksum)
+		k.flag("keep-git-set", remote.KeepGitDir != nil)
+		k.flag("keep-git", remote.KeepGitDir != nil && *remote.KeepGitDir)
+		k.flag("remote-unpack", remote.Unpack)
+	}
 	k.origin("files", from)
 	return k.sum()
 }
@@ -165,6 +179,7 @@ func runKey(s setting, r *plan.Run, hostNetwork bool, mounts []origin) v1.Hash {
 	for i, m := range r.Mounts {
 		k.text("mount", string(m.Kind))
 		k.text("mount-from", string(m.From.Kind))
+		k.text("mount-context", m.From.Context)
 		k.text("mount-source", m.Source)
 		k.text("mount-target", m.Target)
 		k.flag("mount-readonly", m.ReadOnly)
@@ -173,6 +188,7 @@ func runKey(s setting, r *plan.Run, hostNetwork bool, mounts []origin) v1.Hash {
 		k.text("mount-sharing", m.Sharing)
 		k.text("mount-secret", m.SecretID)
 		k.text("mount-variable", m.SecretEnv)
+		k.text("mount-agent", m.AgentID)
 		k.flag("mount-required", m.Required)
 		k.flag("mount-mode-set", m.Mode != nil)
 		if m.Mode != nil {

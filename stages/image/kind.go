@@ -115,6 +115,9 @@ func requestOf(attempt pipeline.Attempt) (Request, error) {
 	for name, value := range attempt.Stage.Env {
 		r.Secrets[name] = []byte(value)
 	}
+	if err := named(&r, attempt, trusted); err != nil {
+		return fail("%w", err)
+	}
 	if text := attempt.Stage.Env["SOURCE_DATE_EPOCH"]; text != "" {
 		seconds, err := strconv.ParseInt(text, 10, 64)
 		if err != nil || seconds < 0 {
@@ -123,6 +126,49 @@ func requestOf(attempt pipeline.Attempt) (Request, error) {
 		r.Epoch = time.Unix(seconds, 0)
 	}
 	return r, nil
+}
+
+// named adds the stage's contexts, secrets and keys.
+func named(r *Request, attempt pipeline.Attempt, trusted bool) error {
+	spec := attempt.Stage.Build
+	r.Contexts, r.SSH = map[string]string{}, Agents{}
+	for name, text := range spec.Contexts {
+		if !strings.Contains(text, "://") && !strings.HasPrefix(text, "git@") {
+			dir, err := below(attempt.Workspace, attempt.Workspace, text)
+			if err != nil {
+				return fmt.Errorf("build.contexts.%s: %w", name, err)
+			}
+			text = dir
+		}
+		if strings.HasPrefix(text, layoutPrefix) {
+			return fmt.Errorf("build.contexts.%s: layouts of the server are refused", name)
+		}
+		r.Contexts[name] = text
+	}
+	for id, variable := range spec.Secrets {
+		value, ok := r.Secrets[variable]
+		if !ok && trusted {
+			return fmt.Errorf("build.secrets.%s: the stage has no variable %s", id, variable)
+		}
+		if ok {
+			r.Secrets[id] = value
+		}
+	}
+	for id, variable := range spec.SSH {
+		if !trusted {
+			continue // a fork signs with nobody's key
+		}
+		value, ok := r.Secrets[variable]
+		if !ok {
+			return fmt.Errorf("build.ssh.%s: the stage has no variable %s", id, variable)
+		}
+		keys, err := KeyAgent(value)
+		if err != nil {
+			return fmt.Errorf("build.ssh.%s: %s: %w", id, variable, err)
+		}
+		r.SSH[id] = keys
+	}
+	return nil
 }
 
 // below joins a path of the pipeline file to a directory of the checkout. Links

@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -20,19 +21,22 @@ type knownFiles struct {
 
 const knownRecord = "files"
 
-func (e *execution) knownKey() v1.Hash {
+func (t *sourceTree) knownKey() v1.Hash {
 	k := newKeyer("known files")
-	k.text("context", e.files.tree.Dir)
+	k.text("context", t.selector.Tree.Dir)
 	return k.sum()
 }
 
-// hash fills in the digests of context files.
-func (k *knownFiles) hash(ctx context.Context, e *execution, items []layer.Item) error {
+// hash fills in the digests of the tree's files.
+func (t *sourceTree) hash(ctx context.Context, e *execution, items []layer.Item) error {
+	k := &t.known
 	k.load.Do(func() {
-		// What cannot be read is hashed again.
-		_, _ = e.Store.Record(knownRecord, e.knownKey(), &k.files)
+		if !t.passing {
+			// What cannot be read is hashed again.
+			_, _ = e.Store.Record(knownRecord, t.knownKey(), &k.files)
+		}
 	})
-	fresh, err := layer.Hash(ctx, e.files.tree, items, &k.files, e.now())
+	fresh, err := layer.Hash(ctx, t.selector.Tree, items, &k.files, e.now())
 	if err != nil {
 		return err
 	}
@@ -43,13 +47,23 @@ func (k *knownFiles) hash(ctx context.Context, e *execution, items []layer.Item)
 }
 
 // save keeps what is new, beside what was known.
-func (k *knownFiles) save(e *execution) error {
+func (t *sourceTree) save(e *execution) error {
+	k := &t.known
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.fresh) == 0 {
+	if len(k.fresh) == 0 || t.passing {
 		return nil
 	}
-	return e.session.Put(knownRecord, e.knownKey(), k.files.Merge(k.fresh, maxKnown))
+	return e.session.Put(knownRecord, t.knownKey(), k.files.Merge(k.fresh, maxKnown))
+}
+
+// saveKnown keeps what is known of all trees of this machine.
+func (e *execution) saveKnown() error {
+	all := e.files.save(e)
+	for _, tree := range e.files.contexts.opened() {
+		all = errors.Join(all, tree.save(e))
+	}
+	return all
 }
 
 // maxKnown bounds the files remembered for one context.

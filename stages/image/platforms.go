@@ -50,7 +50,14 @@ func (e *execution) build(ctx context.Context) ([]*Image, []plan.Warning, error)
 		}
 		images = append(images, image)
 	}
-	return images, warnings, e.known.save(e)
+	return images, warnings, e.saveKnown()
+}
+
+func (e *execution) planOptions(platform ocispec.Platform) plan.Options {
+	return plan.Options{
+		Args: e.request.Args, Target: e.request.Target, Platform: platform, BuildPlatform: HostPlatform(), Images: &e.images,
+		Ignored: e.files.selector.Ignore.Hides, Contexts: e.files.named,
+	}
 }
 
 // plan plans the target for each platform.
@@ -58,9 +65,7 @@ func (e *execution) plan(ctx context.Context) ([]*plan.Plan, error) {
 	var all []plan.Options
 	var references []plan.Reference
 	for _, platform := range e.request.Platforms {
-		options := plan.Options{
-			Args: e.request.Args, Target: e.request.Target, Platform: platform, BuildPlatform: HostPlatform(), Images: &e.images,
-		}
+		options := e.planOptions(platform)
 		found, err := e.document.References(options)
 		if err != nil {
 			return nil, err

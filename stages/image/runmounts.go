@@ -21,18 +21,21 @@ func (r *stepRun) mountSources(ctx context.Context, mounts []plan.Mount) ([]*fil
 	sources := make([]*files, len(mounts))
 	for i, m := range mounts {
 		sources[i] = &files{close: func() {}, load: func(context.Context) error { return nil }}
-		if m.Kind != plan.MountBind {
+		if m.Kind != plan.MountBind && m.Kind != plan.MountCache || m.From.Kind == plan.FromNothing {
 			continue
 		}
 		switch m.From.Kind {
 		case plan.FromContext:
 			f := sources[i]
-			selector := r.files.selector
-			var err error
+			tree, err := r.tree(ctx, m.From)
+			if err != nil {
+				return nil, err
+			}
+			selector := tree.selector
 			if f.items, err = selector.Select(ctx, []string{escapePattern(m.Source)}); err != nil {
 				return nil, fmt.Errorf("--mount: %w", err)
 			}
-			if err := r.known.hash(ctx, r.execution, f.items); err != nil {
+			if err := tree.hash(ctx, r.execution, f.items); err != nil {
 				return nil, err
 			}
 			f.tree, f.origin.Items = selector.Tree, f.items
@@ -66,6 +69,8 @@ type stepMounts struct {
 	env   []string
 	// caches are those of the cache mounts.
 	caches []*store.Cache
+	// agent is set once there is an SSH agent.
+	agent bool
 	// undo lets go of them, last first.
 	undo []func()
 }
@@ -90,9 +95,11 @@ func (r *stepRun) prepareMounts(ctx context.Context, c *plan.Run, sources []*fil
 		var err error
 		switch m.Kind {
 		case plan.MountCache:
-			err = r.cacheMount(ctx, mounts, m)
+			err = r.cacheMount(ctx, mounts, m, sources[i])
 		case plan.MountTmpfs:
-			err = r.tmpfsMount(mounts, m)
+			mounts.binds = append(mounts.binds, sandbox.Mount{Target: m.Target, ReadOnly: m.ReadOnly, Memory: true, Size: m.Size})
+		case plan.MountSSH:
+			err = r.sshMount(ctx, mounts, m)
 		case plan.MountSecret:
 			err = r.secretMount(mounts, m)
 		case plan.MountBind:
@@ -129,26 +136,88 @@ func (r *stepRun) script(mounts *stepMounts, script *plan.InlineFile) error {
 	return nil
 }
 
-func (r *stepRun) cacheMount(ctx context.Context, mounts *stepMounts, m *plan.Mount) error {
+func (r *stepRun) cacheMount(ctx context.Context, mounts *stepMounts, m *plan.Mount, source *files) error {
 	owner := store.CacheOwner{UID: int(m.UID), GID: int(m.GID), Mode: 0o755}
 	if m.Mode != nil {
 		owner.Mode = os.FileMode(*m.Mode).Perm()
 	}
-	if err := r.fillMount(ctx, m.CacheID, owner); err != nil {
+	id, below := m.CacheID, m.Source
+	if space := r.request.Args["BUILDKIT_CACHE_MOUNT_NS"]; space != "" {
+		id = space + "/" + id
+	}
+	if m.From.Kind != plan.FromNothing {
+		// A cache that starts from something starts anew when that changes.
+		k := newKeyer("cache from")
+		k.text("path", m.Source)
+		k.origin("from", source.origin)
+		id, below = id+" from "+k.sum().Hex, "/"
+		owner.Fill = func(dir string) error { return r.fillCache(ctx, dir, m, source) }
+	}
+	if err := r.fillMount(ctx, id, owner); err != nil {
 		return err
 	}
-	cache, err := r.session.Cache(ctx, r.request.Scope, m.CacheID, store.Sharing(m.Sharing), owner)
+	cache, err := r.session.Cache(ctx, r.request.Scope, id, store.Sharing(m.Sharing), owner)
 	if err != nil {
 		return err
 	}
 	mounts.undo = append(mounts.undo, cache.Release)
 	mounts.caches = append(mounts.caches, cache)
-	if err := makeInside(cache.Path, m.Source); err != nil {
+	if err := makeInside(cache.Path, below); err != nil {
 		return err
 	}
 	// A command may have put links into the cache, or do so right now: they lead
 	// nowhere outside it.
-	mounts.binds = append(mounts.binds, sandbox.Mount{Source: m.Source, Within: cache.Path, Target: m.Target, ReadOnly: m.ReadOnly})
+	mounts.binds = append(mounts.binds, sandbox.Mount{Source: below, Within: cache.Path, Target: m.Target, ReadOnly: m.ReadOnly})
+	return nil
+}
+
+// fillCache copies what a fresh cache starts with.
+func (r *stepRun) fillCache(ctx context.Context, dir string, m *plan.Mount, source *files) (err error) {
+	items, tree := source.items, source.tree
+	if m.From.Kind != plan.FromContext {
+		from, err := r.source(ctx, m.From)
+		if err != nil {
+			return err
+		}
+		snapshot, err := r.mount(ctx, from.chain)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, snapshot.Close()) }()
+		if tree, err = layer.OpenTree(snapshot.Root, true); err != nil {
+			return err
+		}
+		defer tree.Close()
+		selector := layer.Selector{Tree: tree, Where: sourceName(m.From)}
+		if items, err = selector.Select(ctx, []string{escapePattern(m.Source)}); err != nil {
+			return err
+		}
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for i := range items {
+		item := &items[i]
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if item.Top && item.Target == "" {
+			continue
+		}
+		err := copyOut(root, tree, item)
+		if err == nil && (tree.KeepOwner || m.UID != 0 || m.GID != 0) {
+			uid, gid := item.UID, item.GID
+			if m.UID != 0 || m.GID != 0 {
+				uid, gid = int(m.UID), int(m.GID)
+			}
+			err = root.Lchown(filepath.FromSlash(item.Target), uid, gid)
+		}
+		if err != nil {
+			return fmt.Errorf("copy %q into the cache: %w", item.Path, err)
+		}
+	}
 	return nil
 }
 
@@ -170,19 +239,8 @@ func makeInside(dir, name string) error {
 	return root.MkdirAll(path.Clean(name)[1:], 0o755)
 }
 
-// tmpfsMount is a directory of its own that is gone after the step. It lies on
-// the build cache's disk.
-func (r *stepRun) tmpfsMount(mounts *stepMounts, m *plan.Mount) error {
-	dir, err := r.temporary(mounts, r.session.Dir())
-	if err != nil {
-		return err
-	}
-	if err := os.Chmod(dir, os.ModeSticky|0o777); err != nil {
-		return err
-	}
-	mounts.binds = append(mounts.binds, sandbox.Mount{Source: dir, Target: m.Target, ReadOnly: m.ReadOnly})
-	return nil
-}
+// memory is where the sockets of agents are while a command may reach them.
+const memory = "/dev/shm"
 
 func (r *stepRun) secretMount(mounts *stepMounts, m *plan.Mount) error {
 	value, ok := r.request.Secrets[m.SecretID]

@@ -109,6 +109,12 @@ func (r *stepRun) moved(entries []*layer.Entry) func(int64) {
 	}
 }
 
+// numericOwner tells whether --chown can be understood without the image's
+// accounts.
+func numericOwner(text string) bool {
+	return strings.Trim(text, "0123456789:") == ""
+}
+
 // owner turns --chown into numbers.
 func owner(view layer.View, text string) (*[2]int, error) {
 	if text == "" {
@@ -127,16 +133,21 @@ func (r *stepRun) copy(ctx context.Context, c *plan.Copy) (layer.Layer, bool, er
 		return layer.Layer{}, false, err
 	}
 	defer func() { from.close() }()
-	key := copyKey(r.setting, c, from.origin)
+	below, view := r.setting, layer.View(nil)
+	if c.Link && numericOwner(c.Chown) {
+		below.Chain = nil
+	}
+	key := copyKey(below, c, from.origin)
 	if made, ok, err := r.cached(ctx, key, false); err != nil || ok {
 		return made, ok, err
 	}
 	if err := from.load(ctx); err != nil {
 		return layer.Layer{}, false, err
 	}
-	view, err := r.view(ctx, r.chain)
-	if err != nil {
-		return layer.Layer{}, false, err
+	if !c.Link || !numericOwner(c.Chown) {
+		if view, err = r.view(ctx, r.chain); err != nil {
+			return layer.Layer{}, false, err
+		}
 	}
 	to := layer.Destination{Path: c.Dest, Directory: c.DestIsDirectory}
 	if to.Owner, err = owner(view, c.Chown); err != nil {
@@ -144,6 +155,9 @@ func (r *stepRun) copy(ctx context.Context, c *plan.Copy) (layer.Layer, bool, er
 	}
 	if c.Chmod != "" {
 		to.Mode = func(mode uint32, directory bool) uint32 { return plan.ApplyMode(c.Chmod, mode, directory) }
+	}
+	if c.Link {
+		view = nil
 	}
 	p := &layer.Placement{View: view}
 	defer p.Close()
@@ -157,6 +171,9 @@ func (r *stepRun) copy(ctx context.Context, c *plan.Copy) (layer.Layer, bool, er
 		}
 	}
 	if err := p.Files(to, from.tree, items); err != nil {
+		return layer.Layer{}, false, err
+	}
+	if err := r.placeRemotes(ctx, p, to, from); err != nil {
 		return layer.Layer{}, false, err
 	}
 	for _, file := range c.Inline {
@@ -173,6 +190,14 @@ func (r *stepRun) copy(ctx context.Context, c *plan.Copy) (layer.Layer, bool, er
 	return made, cached, err
 }
 
+// tree is the context a source means.
+func (e *execution) tree(ctx context.Context, from plan.Source) (*sourceTree, error) {
+	if from.Context == "" {
+		return e.files.sourceTree, nil
+	}
+	return e.files.contexts.tree(ctx, from.Context)
+}
+
 // files are what a COPY or ADD takes.
 type files struct {
 	origin origin
@@ -181,6 +206,9 @@ type files struct {
 	// load makes tree and items available, when the key alone did not suffice.
 	load  func(ctx context.Context) error
 	close func()
+	// remotes are what an ADD takes from elsewhere.
+	remotes []remoteFile
+	exclude *ignore.Matcher
 }
 
 // open finds a step's files, and reads them as far as the key needs.
@@ -190,19 +218,24 @@ func (r *stepRun) open(ctx context.Context, c *plan.Copy) (*files, error) {
 	if err != nil {
 		return nil, err
 	}
+	f.exclude = exclude
 	if c.From.Kind == plan.FromContext {
-		selector := r.files.selector
+		tree, err := r.tree(ctx, c.From)
+		if err != nil {
+			return nil, err
+		}
+		selector := tree.selector
 		selector.Exclude, selector.Parents = exclude, c.Parents
 		if f.items, err = selector.Select(ctx, c.Sources); err != nil {
 			return nil, err
 		}
-		if err := r.known.hash(ctx, r.execution, f.items); err != nil {
+		if err := tree.hash(ctx, r.execution, f.items); err != nil {
 			return nil, err
 		}
 		f.tree = selector.Tree
 		f.origin.Items = f.items
 		r.remarkEmpty(c, f.items)
-		return f, nil
+		return f, r.lookUpRemotes(ctx, c, f)
 	}
 	source, err := r.source(ctx, c.From)
 	if err != nil {
@@ -237,6 +270,8 @@ func sourceName(s plan.Source) string {
 		return "stage " + s.Stage.Label()
 	case plan.FromImage:
 		return "image " + s.Reference
+	case plan.FromContext:
+		return "the build context " + s.Context
 	}
 	return "scratch"
 }

@@ -20,6 +20,11 @@ type Mount struct {
 	// Content makes the mount a file that is in memory only and gone with the
 	// container, for secrets; Source is not used then. The file is read-only.
 	Content *Content
+	// Memory mounts an empty filesystem in memory in place of Source; it holds
+	// Size bytes, or if that is 0 what Linux gives (half of the memory). It counts
+	// as the command's memory.
+	Memory bool
+	Size   int64
 }
 
 // Content is a file made for one container.

@@ -135,3 +135,24 @@ func (m *Matcher) MayReturn(directory string) bool {
 	}
 	return false
 }
+
+// Hides tells whether a source, a path or pattern as COPY names it, is left out
+// for sure. Files with "!" patterns leave that open, so then the answer is no.
+func (m *Matcher) Hides(source string) bool {
+	if m == nil || m.matcher == nil || m.matcher.Exclusions() {
+		return false
+	}
+	source = path.Clean(source)
+	if source == "." || source == "/" {
+		// The root itself is in no pattern; what takes all its entries is.
+		for _, pattern := range m.matcher.Patterns() {
+			switch pattern.String() {
+			case "*", "**", "**/*":
+				return true
+			}
+		}
+		return false
+	}
+	hidden, err := m.matcher.MatchesOrParentMatches(source)
+	return err == nil && hidden
+}

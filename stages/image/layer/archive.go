@@ -3,16 +3,12 @@ package layer
 import (
 	"archive/tar"
 	"bufio"
-	"bytes"
-	"compress/bzip2"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path"
 	"strings"
-
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 )
 
 // Directory tells whether the item is a directory.
@@ -21,10 +17,15 @@ func (i *Item) Directory() bool { return i.Type == tar.TypeDir }
 // Regular tells whether the item is a regular file.
 func (i *Item) Regular() bool { return i.Type == tar.TypeReg }
 
+// Opener opens files by name: a Tree does.
+type Opener interface {
+	Open(name string) (*os.File, error)
+}
+
 // Archive places what is in an archive of the tree: a tar file, plain or
-// compressed with gzip, bzip2 or zstd. It tells whether the file is one. The
+// compressed with gzip, bzip2, xz or zstd. It tells whether the file is one. The
 // content is read again when the layer is written.
-func (p *Placement) Archive(to Destination, tree *Tree, name string) (bool, error) {
+func (p *Placement) Archive(to Destination, tree Opener, name string) (bool, error) {
 	ok, err := isArchive(tree, name)
 	if err != nil || !ok {
 		return false, err
@@ -58,18 +59,13 @@ func (p *Placement) Archive(to Destination, tree *Tree, name string) (bool, erro
 	}
 }
 
-var xzMagic = []byte{0xfd, '7', 'z', 'X', 'Z', 0}
-
-func isArchive(tree *Tree, name string) (bool, error) {
+func isArchive(tree Opener, name string) (bool, error) {
 	file, err := tree.Open(name)
 	if err != nil {
 		return false, fmt.Errorf("read %q: %w", name, err)
 	}
 	defer file.Close()
 	buffered := bufio.NewReader(file)
-	if magic, _ := buffered.Peek(len(xzMagic)); bytes.Equal(magic, xzMagic) {
-		return false, fmt.Errorf("%q is compressed with xz, which ADD can't unpack yet: pack it with gzip or zstd, or copy it with COPY and unpack it in a RUN", name)
-	}
 	stream, end, err := unpackStream(buffered)
 	if err != nil {
 		return false, nil // it only looks like one
@@ -79,27 +75,9 @@ func isArchive(tree *Tree, name string) (bool, error) {
 	return err == nil, nil
 }
 
-func unpackStream(buffered *bufio.Reader) (io.Reader, func(), error) {
-	magic, _ := buffered.Peek(4) // shorter is none
-	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
-		reader, err := gzip.NewReader(buffered)
-		return reader, func() {}, err
-	case bytes.HasPrefix(magic, []byte("BZh")):
-		return bzip2.NewReader(buffered), func() {}, nil
-	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		reader, err := zstd.NewReader(buffered, zstd.WithDecoderMaxWindow(128<<20), zstd.WithDecoderConcurrency(1))
-		if err != nil {
-			return nil, nil, err
-		}
-		return reader, reader.Close, nil
-	}
-	return buffered, func() {}, nil
-}
-
 // archiveReader goes through an archive once; index counts its entries.
 type archiveReader struct {
-	tree  *Tree
+	tree  Opener
 	name  string
 	tar   *tar.Reader
 	index int
@@ -177,6 +155,8 @@ func (p *Placement) archived(to Destination, dest string, content *cursor, index
 		entry.Open = func() (io.ReadCloser, error) { return content.at(index) }
 		entry.archive, entry.index = len(p.cursors), index
 	case tar.TypeDir, tar.TypeFifo:
+	case tar.TypeChar, tar.TypeBlock:
+		entry.Major, entry.Minor = header.Devmajor, header.Devminor
 	case tar.TypeSymlink:
 		node.Link, node.Mode = header.Linkname, 0o777
 	case tar.TypeLink:
@@ -193,7 +173,10 @@ func (p *Placement) archived(to Destination, dest string, content *cursor, index
 		if !ok || original.Type == tar.TypeDir {
 			return fmt.Errorf("the hard link %q has no file to link to in the archive", header.Name)
 		}
-		// As a copy: the layer's order is not the archive's.
+		if original.same == 0 {
+			p.groups++
+			original.same = p.groups
+		}
 		entry = *original
 		entry.Name = name
 		p.put(entry)
@@ -201,7 +184,7 @@ func (p *Placement) archived(to Destination, dest string, content *cursor, index
 	case tar.TypeXGlobalHeader:
 		return nil
 	default:
-		return fmt.Errorf("the entry %q is a device or of an unknown kind, which a build may not make", header.Name)
+		return fmt.Errorf("the entry %q is of an unknown kind", header.Name)
 	}
 	if existing, ok := p.lookup(name); ok && existing.Type == tar.TypeDir && node.Type != tar.TypeDir {
 		return fmt.Errorf("the entry %q would replace a directory", header.Name)
@@ -211,6 +194,9 @@ func (p *Placement) archived(to Destination, dest string, content *cursor, index
 				return p.directory(real)
 			}
 		}
+	}
+	if node.Type != tar.TypeSymlink {
+		entry.Xattrs = keptXattrs(header.PAXRecords)
 	}
 	entry.Node = to.change(node)
 	p.put(entry)

@@ -117,7 +117,6 @@ func TestAddedArchivesStayInside(t *testing.T) {
 		"through a loop":       {headers: []tar.Header{link("a", "b"), link("b", "a"), regular("a/x")}, err: "too many symbolic links"},
 		"hard link out":        {headers: []tar.Header{hardLink("h", "../x")}, err: "leads out of the archive"},
 		"hard link to nothing": {headers: []tar.Header{hardLink("h", "/etc/shadow")}, err: "no file to link to"},
-		"device":               {headers: []tar.Header{{Typeflag: tar.TypeBlock, Name: "sda", Devmajor: 8}}, err: "is a device"},
 		"file over directory":  {headers: []tar.Header{directory("d"), regular("d")}, err: "would replace a directory"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -81,13 +81,14 @@ func (p *Placement) lookup(name string) (Node, bool) {
 	return p.View.Lookup(name)
 }
 
-func (p *Placement) put(e Entry) {
+func (p *Placement) put(e Entry) *Entry {
 	if p.entries == nil {
 		p.entries = map[string]*Entry{}
 	}
 	if e.Name != "" {
 		p.entries[e.Name] = &e
 	}
+	return &e
 }
 
 // directory makes sure that name is a directory. Those that exist are written
@@ -236,6 +237,12 @@ func (p *Placement) item(to Destination, tree *Tree, item *Item, name string, re
 	if item.Type == tar.TypeReg {
 		entry.tree, entry.file = tree, item.Path
 	}
+	if tree.KeepOwner && (item.Type == tar.TypeReg || item.Type == tar.TypeDir) {
+		var err error
+		if entry.Xattrs, err = tree.Xattrs(item.Path); err != nil {
+			return err
+		}
+	}
 	p.put(entry)
 	return nil
 }
@@ -253,12 +260,20 @@ func (to Destination) change(node Node) Node {
 
 // Inline places a file whose content is given.
 func (p *Placement) Inline(to Destination, base string, content []byte) error {
+	return p.Content(to, Entry{
+		Name: base, Node: Node{Type: tar.TypeReg, Mode: 0o644}, Size: int64(len(content)),
+		Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil },
+	})
+}
+
+// Content places a single file, under its name if the destination is a directory.
+func (p *Placement) Content(to Destination, file Entry) error {
 	name, isDirectory, err := p.resolve(to)
 	if err != nil {
 		return err
 	}
 	if isDirectory {
-		name = path.Join(name, base)
+		name = path.Join(name, file.Name)
 	}
 	if node, ok := p.lookup(name); ok && node.Type == tar.TypeDir {
 		return fmt.Errorf("can't write a file over /%s, which is a directory in the image", name)
@@ -266,9 +281,7 @@ func (p *Placement) Inline(to Destination, base string, content []byte) error {
 	if err := p.directory(strings.TrimPrefix(path.Dir("/"+name), "/")); err != nil {
 		return err
 	}
-	p.put(Entry{
-		Name: name, Node: to.change(Node{Type: tar.TypeReg, Mode: 0o644}), Size: int64(len(content)),
-		Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil },
-	})
+	file.Name, file.Node = name, to.change(file.Node)
+	p.put(file)
 	return nil
 }

@@ -44,6 +44,8 @@ type Entry struct {
 	// HardLink is the name of the earlier entry that this is another name of; it
 	// has neither size nor content then.
 	HardLink string
+	// Major and Minor number a device.
+	Major, Minor int64
 	// Open gives the content of a regular file; nil for an empty one, and for one
 	// of a tree.
 	Open func() (io.ReadCloser, error)
@@ -190,7 +192,7 @@ func (w *entryWriter) write(e *Entry) error {
 	}
 	header := &tar.Header{
 		Typeflag: e.Type, Name: e.Name, Linkname: e.Link, Mode: int64(e.Mode), Uid: e.UID, Gid: e.GID,
-		ModTime: w.epoch, Size: e.Size,
+		ModTime: w.epoch, Size: e.Size, Devmajor: e.Major, Devminor: e.Minor,
 	}
 	if e.Type == tar.TypeDir {
 		header.Name += "/"
@@ -202,7 +204,7 @@ func (w *entryWriter) write(e *Entry) error {
 		if header.PAXRecords == nil {
 			header.PAXRecords = map[string]string{}
 		}
-		header.PAXRecords["SCHILY.xattr."+name] = value
+		header.PAXRecords[xattrPrefix+name] = value
 	}
 	if err := w.archive.WriteHeader(header); err != nil {
 		return fmt.Errorf("write /%s into the layer: %w", e.Name, err)

@@ -33,6 +33,9 @@ func checkBaseConfig(c *dockerspec.DockerOCIImage) error {
 			return fmt.Errorf("its configuration has more than %d values of %s", maxConfigList, list.name)
 		}
 		for _, value := range list.values {
+			if len(value) > maxValue {
+				return fmt.Errorf("its configuration has a value of %s with %d bytes, more than %d", list.name, len(value), maxValue)
+			}
 			if strings.ContainsRune(value, 0) {
 				return fmt.Errorf("its configuration has a zero byte in %s", list.name)
 			}

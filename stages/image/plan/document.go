@@ -32,7 +32,10 @@ type Document struct {
 }
 
 // Parse reads a Dockerfile. An error is an *Error that says where.
-func Parse(name string, data []byte) (document *Document, err error) {
+func Parse(name string, data []byte) (*Document, error) { return parse(name, data, "") }
+
+// parse is Parse with another value for the file's check directive, unless empty.
+func parse(name string, data []byte, check string) (document *Document, err error) {
 	d := &Document{Name: name, data: data, lines: strings.Split(string(data), "\n")}
 	if len(data) > MaxDockerfile {
 		return nil, &Error{Pos: Position{File: name}, Err: fmt.Errorf("larger than %d bytes", MaxDockerfile)}
@@ -46,13 +49,17 @@ func Parse(name string, data []byte) (document *Document, err error) {
 	}()
 	d.Syntax, _, _, _ = parser.DetectSyntax(data)
 	config := &linter.Config{}
-	if options, _, ranges, ok := parser.ParseDirective("check", data); ok {
+	if options, _, ranges, ok := parser.ParseDirective("check", data); ok && check == "" {
 		if config, err = linter.ParseLintOptions(options); err != nil {
 			return nil, d.wrap(fmt.Errorf("check directive: %w", err), d.position(ranges))
 		}
+	} else if check != "" {
+		if config, err = linter.ParseLintOptions(check); err != nil {
+			return nil, &Error{Pos: Position{File: name}, Err: fmt.Errorf("%s: %w", CheckArgument, err)}
+		}
 	}
-	config.Warn = func(rule, _, url, message string, location []parser.Range) {
-		d.warnings = append(d.warnings, Warning{Pos: d.position(location), Rule: rule, Message: message, URL: url})
+	config.Warn = func(rule, description, url, message string, location []parser.Range) {
+		d.warnings = append(d.warnings, Warning{Pos: d.position(location), Rule: rule, Message: message, Description: description, URL: url})
 	}
 	d.linter = linter.New(config)
 
@@ -65,11 +72,15 @@ func Parse(name string, data []byte) (document *Document, err error) {
 	}
 	d.escape = result.EscapeToken
 	for _, w := range result.Warnings {
-		pos := Position{File: name}
+		var location []parser.Range
 		if w.Location != nil {
-			pos = d.position([]parser.Range{*w.Location})
+			location = []parser.Range{*w.Location}
 		}
-		d.warnings = append(d.warnings, Warning{Pos: pos, Message: w.Short, URL: w.URL})
+		if w.URL == linter.RuleNoEmptyContinuation.URL {
+			d.linter.Run(&linter.RuleNoEmptyContinuation, location, linter.RuleNoEmptyContinuation.Format())
+			continue
+		}
+		d.warnings = append(d.warnings, Warning{Pos: d.position(location), Message: w.Short, URL: w.URL})
 	}
 	if d.stages, d.global, err = instructions.Parse(result.AST, d.linter); err != nil {
 		return nil, d.wrap(err, Position{File: name})
@@ -77,9 +88,7 @@ func Parse(name string, data []byte) (document *Document, err error) {
 	if len(d.stages) == 0 {
 		return nil, &Error{Pos: Position{File: name}, Err: errors.New("no build stage"), Hint: "add a FROM instruction (FROM scratch starts from nothing)"}
 	}
-	if err := d.linter.Error(); err != nil {
-		return nil, &Error{Pos: Position{File: name}, Err: err}
-	}
+	d.checkFile()
 	return d, nil
 }
 

@@ -1,16 +1,25 @@
 package plan
 
-import "strings"
+import (
+	"maps"
+	"slices"
+	"strings"
+)
 
 // environment is an ordered set of variables. It serves the Dockerfile's
 // expansion as well as the environment of commands.
 type environment struct {
 	names  []string
 	values map[string]string
+	// private are those whose value the command line gave, or that were made
+	// from such: history must not have them.
+	private map[string]bool
+	// longest is at least the length of every value.
+	longest int
 }
 
 func newEnvironment(pairs []string) *environment {
-	e := &environment{values: map[string]string{}}
+	e := &environment{values: map[string]string{}, private: map[string]bool{}}
 	for _, pair := range pairs {
 		name, value, _ := strings.Cut(pair, "=")
 		e.set(name, value)
@@ -19,7 +28,7 @@ func newEnvironment(pairs []string) *environment {
 }
 
 func (e *environment) clone() *environment {
-	return newEnvironment(e.pairs())
+	return &environment{names: slices.Clone(e.names), values: maps.Clone(e.values), private: maps.Clone(e.private), longest: e.longest}
 }
 
 func (e *environment) set(name, value string) {
@@ -27,6 +36,25 @@ func (e *environment) set(name, value string) {
 		e.names = append(e.names, name)
 	}
 	e.values[name] = value
+	e.longest = max(e.longest, len(value))
+	delete(e.private, name)
+}
+
+func (e *environment) setArgument(name, value string, private bool) {
+	e.set(name, value)
+	if private {
+		e.private[name] = true
+	}
+}
+
+// anyPrivate tells whether one of the names is private.
+func (e *environment) anyPrivate(names map[string]struct{}) bool {
+	for name := range names {
+		if e.private[name] {
+			return true
+		}
+	}
+	return false
 }
 
 // Get and Keys make it a shell.EnvGetter.

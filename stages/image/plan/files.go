@@ -7,6 +7,9 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/tidegate-ci/tidegate/stages/image/remote"
 )
 
 func (w *walker) copyFiles(c *instructions.CopyCommand) error {
@@ -18,42 +21,62 @@ func (w *walker) copyFiles(c *instructions.CopyCommand) error {
 		}
 	}
 	for _, source := range c.SourcePaths {
-		if isURL(source) || isGit(source) {
+		if _, git, _ := remote.ParseGit(source); git || remote.IsHTTP(source) {
 			return w.fail(w.at(w.pos, source), "use ADD", "COPY %s: the source can't be a URL", source)
 		}
 	}
-	recipe := &Copy{
-		From: from, Chown: c.Chown, Chmod: c.Chmod, Exclude: c.ExcludePatterns, Parents: c.Parents,
+	if from.Kind == FromContext && from.Context == "" {
+		w.checkIgnored("Copy", c.SourcePaths)
 	}
-	return w.files("COPY", recipe, c.SourcesAndDest, c.From)
+	recipe := &Copy{
+		From: from, Chown: c.Chown, Chmod: c.Chmod, Exclude: c.ExcludePatterns, Parents: c.Parents, Link: c.Link && c.Chmod == "",
+	}
+	recipe.Sources = c.SourcePaths
+	return w.files("COPY", recipe, c.SourcesAndDest)
 }
 
 func (w *walker) addFiles(c *instructions.AddCommand) error {
-	for _, source := range c.SourcePaths {
-		switch {
-		case isGit(source):
-			return w.fail(w.at(w.pos, source), "clone it in a RUN with --network=host, or check it out before the build", "ADD %s: Git sources are not supported yet", source)
-		case isURL(source):
-			return w.fail(w.at(w.pos, source), "fetch it in a RUN with --network=host, or before the build, and check its digest", "ADD %s: URLs are not supported yet", source)
-		}
-	}
-	if c.Checksum != "" {
-		return w.fail(w.at(w.pos, "--checksum"), "leave it out", "ADD --checksum is for URLs and Git sources only")
-	}
 	recipe := &Copy{
-		From: Source{Kind: FromContext}, Chown: c.Chown, Chmod: c.Chmod, Exclude: c.ExcludePatterns,
+		From: Source{Kind: FromContext}, Chown: c.Chown, Chmod: c.Chmod, Exclude: c.ExcludePatterns, Link: c.Link && c.Chmod == "",
 		Unpack: c.Unpack == nil || *c.Unpack,
 	}
-	return w.files("ADD", recipe, c.SourcesAndDest, "")
+	for _, source := range c.SourcePaths {
+		git, isGit, err := remote.ParseGit(source)
+		switch {
+		case isGit && err != nil:
+			return w.fail(w.at(w.pos, source), "", "ADD %s: %w", remote.Redacted(source), err)
+		case isGit:
+			keep := c.KeepGitDir
+			if keep != nil && git.KeepGitDir != nil && *keep != *git.KeepGitDir {
+				return w.fail(w.at(w.pos, "--keep-git-dir"), "say it once", "ADD: --keep-git-dir and the URL's keep-git-dir differ")
+			}
+			if c.Checksum != "" && git.Commit != "" && c.Checksum != git.Commit {
+				return w.fail(w.at(w.pos, "--checksum"), "say it once", "ADD: --checksum and the URL's checksum differ")
+			}
+			recipe.Remotes = append(recipe.Remotes, Remote{Location: source, Git: true, Checksum: c.Checksum, KeepGitDir: keep})
+		case remote.IsHTTP(source):
+			recipe.Remotes = append(recipe.Remotes, Remote{Location: source, Checksum: c.Checksum, Unpack: c.Unpack != nil && *c.Unpack})
+		default:
+			recipe.Sources = append(recipe.Sources, source)
+		}
+	}
+	w.checkIgnored("Add", recipe.Sources)
+	if c.Checksum != "" && (len(recipe.Remotes) != 1 || len(c.SourcePaths) != 1 || len(c.SourceContents) > 0) {
+		return w.fail(w.at(w.pos, "--checksum"), "give it exactly one URL or Git source", "ADD --checksum is for one source that is a URL or a Git repository")
+	}
+	if c.Checksum != "" && !recipe.Remotes[0].Git {
+		if _, err := digest.Parse(c.Checksum); err != nil {
+			return w.fail(w.at(w.pos, "--checksum"), "write sha256: and 64 hexadecimal digits", "ADD --checksum=%s: %w", c.Checksum, err)
+		}
+	}
+	return w.files("ADD", recipe, c.SourcesAndDest)
 }
 
-// files finishes a COPY or ADD. --link asks for nothing here: layers never
-// depend on more of the lower ones than the directories they go into.
-func (w *walker) files(instruction string, recipe *Copy, params instructions.SourcesAndDest, from string) error {
+// files finishes a COPY or ADD.
+func (w *walker) files(instruction string, recipe *Copy, params instructions.SourcesAndDest) error {
 	if err := CheckMode(recipe.Chmod); err != nil {
 		return w.fail(w.at(w.pos, "--chmod"), "", "%s --chmod=%s: %w", instruction, recipe.Chmod, err)
 	}
-	recipe.Sources = params.SourcePaths
 	for _, content := range params.SourceContents {
 		if strings.ContainsAny(content.Path, "/\x00") || content.Path == "" || content.Path == "." || content.Path == ".." {
 			return fmt.Errorf("%s: a heredoc can't be named %q", instruction, content.Path)
@@ -66,11 +89,8 @@ func (w *walker) files(instruction string, recipe *Copy, params instructions.Sou
 	recipe.Dest = w.absolute(params.DestPath)
 	last := path.Base(params.DestPath)
 	recipe.DestIsDirectory = strings.HasSuffix(params.DestPath, "/") || last == "." || last == ".." ||
-		len(recipe.Sources)+len(recipe.Inline) > 1 || recipe.Parents
+		len(params.SourcePaths)+len(recipe.Inline) > 1 || recipe.Parents
 	text := instruction
-	if from != "" {
-		text += " --from=" + from
-	}
 	if recipe.Parents {
 		text += " --parents"
 	}
@@ -80,8 +100,8 @@ func (w *walker) files(instruction string, recipe *Copy, params instructions.Sou
 	if recipe.Chmod != "" {
 		text += " --chmod=" + recipe.Chmod
 	}
-	for _, source := range recipe.Sources {
-		text += " " + source
+	for _, source := range params.SourcePaths {
+		text += " " + remote.WithoutPassword(source)
 	}
 	for _, file := range recipe.Inline {
 		text += " <<" + file.Name
@@ -89,18 +109,4 @@ func (w *walker) files(instruction string, recipe *Copy, params instructions.Sou
 	w.stage.Steps = append(w.stage.Steps, Step{Copy: recipe})
 	w.history(true, text+" "+params.DestPath)
 	return nil
-}
-
-func isURL(source string) bool {
-	return strings.HasPrefix(source, "http://") || strings.HasPrefix(source, "https://")
-}
-
-func isGit(source string) bool {
-	for _, prefix := range []string{"git://", "ssh://", "git@"} {
-		if strings.HasPrefix(source, prefix) {
-			return true
-		}
-	}
-	name, _, _ := strings.Cut(source, "#")
-	return isURL(source) && strings.HasSuffix(name, ".git")
 }

@@ -31,6 +31,14 @@ var proxyArgs = []string{
 type Reference struct {
 	Name     string
 	Platform ocispec.Platform
+	// Context is the named context that gives the image from an OCI layout;
+	// empty for an image of a registry.
+	Context string
+}
+
+// Key tells references apart.
+func (r Reference) Key() string {
+	return r.Name + " " + FormatPlatform(r.Platform) + " " + r.Context
 }
 
 // maker holds one run of Make.
@@ -44,7 +52,10 @@ type maker struct {
 	automatic *environment
 	bases     []Source
 	platforms []ocispec.Platform
-	planned   []*Stage
+	// replaced marks stages that a named context stands for.
+	replaced []bool
+	planned  []*Stage
+	scopes   []scope
 	// busy marks stages being planned, to find a cycle.
 	busy []bool
 	used map[string]bool
@@ -67,9 +78,32 @@ func (d *Document) Make(ctx context.Context, options Options) (*Plan, error) {
 		}
 	}
 	m.warnUnusedArgs()
-	sort.SliceStable(m.warnings, func(i, j int) bool { return m.warnings[i].Pos.Line < m.warnings[j].Pos.Line })
-	p.Warnings = m.warnings
+	p.Warnings = m.sortedWarnings()
+	if found := findings(p.Warnings); m.linter.ReturnAsError && len(found) > 0 {
+		return nil, &Error{Pos: found[0].Pos, Err: &FindingsError{found}}
+	}
 	return p, nil
+}
+
+// Check plans for the findings of the build checks alone: every stage if there
+// is no Target, and findings are not an error. What was found before an error
+// comes with it.
+func (d *Document) Check(ctx context.Context, options Options) ([]Warning, error) {
+	m, target, err := d.prepare(ctx, options)
+	if m == nil {
+		return nil, err
+	}
+	for i := range m.stages {
+		if err == nil && (options.Target == "" || i == target) {
+			_, err = m.stage(i, m.stages[i].Location)
+		}
+	}
+	return findings(m.sortedWarnings()), err
+}
+
+func (m *maker) sortedWarnings() []Warning {
+	sort.SliceStable(m.warnings, func(i, j int) bool { return m.warnings[i].Pos.Line < m.warnings[j].Pos.Line })
+	return m.warnings
 }
 
 // References lists the images that Make will ask for as far as the Dockerfile
@@ -88,10 +122,10 @@ func (d *Document) References(options Options) ([]Reference, error) {
 		case FromStage:
 			visit(s.Stage.Index)
 		case FromImage:
-			key := s.Reference + " " + FormatPlatform(s.Platform)
-			if !seen[key] {
-				seen[key] = true
-				references = append(references, Reference{Name: s.Reference, Platform: s.Platform})
+			reference := s.ImageReference()
+			if !seen[reference.Key()] {
+				seen[reference.Key()] = true
+				references = append(references, reference)
 			}
 		}
 	}
@@ -101,6 +135,9 @@ func (d *Document) References(options Options) ([]Reference, error) {
 		}
 		visited[i] = true
 		add(m.bases[i])
+		if m.replaced[i] {
+			return
+		}
 		for _, command := range m.stages[i].Commands {
 			switch c := command.(type) {
 			case *instructions.CopyCommand:
@@ -123,28 +160,35 @@ func (d *Document) References(options Options) ([]Reference, error) {
 // prepare evaluates what stands outside stages and links the stages' bases.
 func (d *Document) prepare(ctx context.Context, options Options) (*maker, int, error) {
 	// Expansion happens in place, so every plan starts from a fresh parse.
-	fresh, err := Parse(d.Name, d.data)
+	fresh, err := parse(d.Name, d.data, options.Args[CheckArgument])
 	if err != nil {
 		return nil, 0, err
 	}
 	m := &maker{
 		Document: fresh, ctx: ctx, options: options, used: map[string]bool{},
-		planned: make([]*Stage, len(fresh.stages)), busy: make([]bool, len(fresh.stages)),
+		planned: make([]*Stage, len(fresh.stages)), scopes: make([]scope, len(fresh.stages)), busy: make([]bool, len(fresh.stages)),
 		automatic: newEnvironment(nil),
 	}
-	for _, pair := range platformArgs(options.BuildPlatform, options.Platform, options.Target) {
-		value := pair[1]
-		if given, ok := options.Args[pair[0]]; ok {
-			value, m.used[pair[0]] = given, true
-		}
-		m.automatic.set(pair[0], value)
+	targetName := options.Target
+	if targetName == "" {
+		targetName = fresh.stages[len(fresh.stages)-1].Name
 	}
+	for _, pair := range platformArgs(options.BuildPlatform, options.Platform, targetName) {
+		value, given := options.Args[pair[0]]
+		if given {
+			m.used[pair[0]] = true
+		} else {
+			value = pair[1]
+		}
+		m.automatic.setArgument(pair[0], value, given)
+	}
+	m.checkDefaults()
 	m.globals = m.automatic.clone()
 	if err := m.globalArgs(); err != nil {
-		return nil, 0, err
+		return m, 0, err
 	}
 	if err := m.linkBases(); err != nil {
-		return nil, 0, err
+		return m, 0, err
 	}
 	target, err := m.target()
 	return m, target, err
@@ -156,18 +200,21 @@ func (m *maker) globalArgs() error {
 		pos := m.position(command.Location())
 		for _, arg := range command.Args {
 			if given, ok := m.options.Args[arg.Key]; ok {
-				m.globals.set(arg.Key, given)
+				m.globals.setArgument(arg.Key, given, true)
 				m.used[arg.Key] = true
 				continue
 			}
 			if arg.Value == nil {
 				continue
 			}
-			value, _, err := m.lex().ProcessWord(*arg.Value, m.globals)
+			result, err := m.process(*arg.Value, m.globals)
 			if err != nil {
 				return m.wrap(err, pos)
 			}
-			m.globals.set(arg.Key, value)
+			if len(result.Result) > maxValue {
+				return m.wrap(errExpansion, pos)
+			}
+			m.globals.setArgument(arg.Key, result.Result, m.globals.anyPrivate(result.Matched))
 		}
 	}
 	return nil
@@ -176,13 +223,16 @@ func (m *maker) globalArgs() error {
 func (m *maker) linkBases() error {
 	m.bases = make([]Source, len(m.stages))
 	m.platforms = make([]ocispec.Platform, len(m.stages))
+	m.replaced = make([]bool, len(m.stages))
 	for i := range m.stages {
 		stage := &m.stages[i]
 		pos := m.position(stage.Location)
-		base, unmatched, err := m.lex().ProcessWord(stage.BaseName, m.globals)
+		named, err := m.process(stage.BaseName, m.globals)
 		if err != nil {
 			return m.wrap(err, pos)
 		}
+		base, unmatched := named.Result, named.Unmatched
+		m.checkBaseWord(stage, unmatched)
 		if base == "" {
 			hint := "declare it with ARG before the first FROM and give it a default, or pass --build-arg"
 			for name := range unmatched {
@@ -192,10 +242,13 @@ func (m *maker) linkBases() error {
 		}
 		m.platforms[i] = m.options.Platform
 		if stage.Platform != "" {
-			text, _, err := m.lex().ProcessWord(stage.Platform, m.globals)
+			result, err := m.process(stage.Platform, m.globals)
 			if err != nil {
 				return m.wrap(err, pos)
 			}
+			m.checkBaseWord(stage, result.Unmatched)
+			m.checkPlatform(stage, result)
+			text := result.Result
 			if text == "" {
 				return m.fail(m.at(pos, stage.Platform), "", "FROM --platform=%s: the platform is empty", stage.Platform)
 			}
@@ -206,8 +259,8 @@ func (m *maker) linkBases() error {
 		if m.platforms[i].OS != "linux" {
 			return m.fail(pos, "build for linux", "platform %s is not supported", FormatPlatform(m.platforms[i]))
 		}
-		if base == Scratch {
-			m.bases[i] = Source{Kind: FromNothing}
+		if context, ok := m.namedContext(i, stage.Name); ok && stage.Name != "" {
+			m.bases[i], m.replaced[i] = context, true
 			continue
 		}
 		m.bases[i] = m.source(i, base)
@@ -230,6 +283,9 @@ func (m *maker) source(i int, name string) Source {
 	}
 	if n, err := strconv.Atoi(name); err == nil && n >= 0 && n < i {
 		return Source{Kind: FromStage, Stage: &Stage{Index: n}}
+	}
+	if context, ok := m.namedContext(i, name); ok {
+		return context
 	}
 	return Source{Kind: FromImage, Reference: name, Platform: m.platforms[i]}
 }
@@ -283,7 +339,7 @@ func emptyConfig(platform ocispec.Platform) dockerspec.DockerOCIImage {
 func (m *maker) baseConfig(i int, pos Position) (Source, dockerspec.DockerOCIImage, error) {
 	base := m.bases[i]
 	switch base.Kind {
-	case FromNothing:
+	case FromNothing, FromContext:
 		return base, emptyConfig(m.platforms[i]), nil
 	case FromStage:
 		stage, err := m.stage(base.Stage.Index, nil)
@@ -294,7 +350,7 @@ func (m *maker) baseConfig(i int, pos Position) (Source, dockerspec.DockerOCIIma
 		return base, cloneConfig(stage.Config), nil
 	}
 	base.Platform = m.platforms[i]
-	image, err := m.options.Images.Config(m.ctx, base.Reference, base.Platform)
+	image, err := m.options.Images.Config(m.ctx, base.ImageReference())
 	if err == nil {
 		err = checkBaseConfig(&image.Config)
 	}
@@ -305,6 +361,8 @@ func (m *maker) baseConfig(i int, pos Position) (Source, dockerspec.DockerOCIIma
 	config := cloneConfig(image.Config)
 	if config.OS == "" {
 		config.Platform = base.Platform
+	} else if !m.replaced[i] {
+		m.checkBasePlatform(&m.stages[i], base, image)
 	}
 	return base, config, nil
 }
@@ -352,7 +410,7 @@ func (m *maker) warnUnusedArgs() {
 	if len(unused) > 0 {
 		slices.Sort(unused)
 		m.warnings = append(m.warnings, Warning{
-			Pos: Position{File: m.Name}, Rule: "UnusedBuildArg",
+			Pos:     Position{File: m.Name},
 			Message: "build arguments that no ARG of the built stages takes: " + strings.Join(unused, ", "),
 		})
 	}

@@ -16,13 +16,11 @@ type Image struct {
 	// Digest identifies the manifest the configuration came from.
 	Digest string
 	Config dockerspec.DockerOCIImage
-	// scope is what expansion sees after the last instruction.
-	scope *environment
 }
 
 // Images gives the configuration of images a Dockerfile names.
 type Images interface {
-	Config(ctx context.Context, reference string, platform ocispec.Platform) (Image, error)
+	Config(ctx context.Context, reference Reference) (Image, error)
 }
 
 // Options say what to plan.
@@ -34,6 +32,12 @@ type Options struct {
 	// Platform is what the image is for, BuildPlatform where the build runs.
 	Platform, BuildPlatform ocispec.Platform
 	Images                  Images
+	// Contexts are the named contexts (--build-context) by their normalized
+	// name: they stand for stages and images of that name.
+	Contexts map[string]NamedContext
+	// Ignored tells whether the ignore file leaves a source of COPY out of the
+	// build context; nil means that nothing is. Only checks ask for it.
+	Ignored func(source string) bool
 }
 
 // Plan is what has to be done to build the target. Stages the target does not
@@ -51,10 +55,13 @@ type Plan struct {
 
 // Warning is a build check's finding.
 type Warning struct {
-	Pos     Position
+	Pos Position
+	// Rule names the check; empty for a warning that is none's.
 	Rule    string
 	Message string
-	URL     string
+	// Description says what the rule wants in general, URL where more stands.
+	Description string
+	URL         string
 }
 
 // SourceKind says where files come from.
@@ -76,6 +83,14 @@ type Source struct {
 	// Reference and Platform are set for FromImage.
 	Reference string
 	Platform  ocispec.Platform
+	// Context is the named context that is meant; empty for the build context
+	// and for images that are none of a context's.
+	Context string
+}
+
+// ImageReference is what a FromImage source names.
+func (s Source) ImageReference() Reference {
+	return Reference{Name: s.Reference, Platform: s.Platform, Context: s.Context}
 }
 
 // Stage is one FROM and what follows it.
@@ -93,8 +108,6 @@ type Stage struct {
 	// every history entry without EmptyLayer stands for one layer of the base or
 	// one step with a recipe (which gives no layer if it changes nothing).
 	Config dockerspec.DockerOCIImage
-	// scope is what expansion sees after the last instruction.
-	scope *environment
 }
 
 // Label names the stage for people.
@@ -136,6 +149,25 @@ type Copy struct {
 	Parents         bool
 	// Unpack makes local archives into trees.
 	Unpack bool
+	// Remotes are what an ADD takes from elsewhere; they are placed after Sources.
+	Remotes []Remote
+	// Link places files as if nothing lay below: links of lower layers are not
+	// followed, and the layer is the same above anything.
+	Link bool
+}
+
+// Remote is a file or tree that an ADD fetches.
+type Remote struct {
+	// Location is an HTTP URL, or a Git location when Git is set.
+	Location string
+	Git      bool
+	// Checksum is the content's digest, or the beginning of the Git commit;
+	// empty if any will do.
+	Checksum string
+	// KeepGitDir keeps .git; nil leaves it to the location.
+	KeepGitDir *bool
+	// Unpack makes an archive into a tree.
+	Unpack bool
 }
 
 // InlineFile is a heredoc used as a file.
@@ -175,6 +207,7 @@ const (
 	MountCache  MountKind = "cache"
 	MountTmpfs  MountKind = "tmpfs"
 	MountSecret MountKind = "secret"
+	MountSSH    MountKind = "ssh"
 )
 
 // Mount is a RUN --mount.
@@ -184,7 +217,7 @@ type Mount struct {
 	Source   string // path within From
 	Target   string // absolute
 	ReadOnly bool
-	Size     int64 // of a tmpfs, 0 means the sandbox's default
+	Size     int64 // of a tmpfs in bytes, 0 means the sandbox's default
 	// CacheID and Sharing (shared, private or locked) are for caches.
 	CacheID string
 	Sharing string
@@ -193,8 +226,10 @@ type Mount struct {
 	SecretID  string
 	SecretEnv string
 	Required  bool
-	Mode      *uint64
-	UID, GID  uint64
+	// AgentID names the SSH agent of a MountSSH.
+	AgentID  string
+	Mode     *uint64
+	UID, GID uint64
 }
 
 // Directory is the directory a WORKDIR makes when it does not exist.

@@ -56,10 +56,12 @@ func platformArgs(build, target ocispec.Platform, stage string) [][2]string {
 	return [][2]string{
 		{"BUILDPLATFORM", FormatPlatform(build)},
 		{"BUILDOS", build.OS},
+		{"BUILDOSVERSION", build.OSVersion},
 		{"BUILDARCH", build.Architecture},
 		{"BUILDVARIANT", build.Variant},
 		{"TARGETPLATFORM", FormatPlatform(target)},
 		{"TARGETOS", target.OS},
+		{"TARGETOSVERSION", target.OSVersion},
 		{"TARGETARCH", target.Architecture},
 		{"TARGETVARIANT", target.Variant},
 		{"TARGETSTAGE", stage},

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
 )
 
 // maxPort is the largest port number.
@@ -17,11 +18,15 @@ func (w *walker) expose(c *instructions.ExposeCommand) error {
 	config := &w.stage.Config.Config
 	var all []string
 	for _, word := range c.Ports {
+		if err := bounded(word, w.env); err != nil {
+			return err
+		}
 		words, err := w.lex().ProcessWords(word, w.env)
 		if err != nil {
 			return err
 		}
 		for _, text := range words {
+			w.checkPort(text)
 			ports, err := parsePorts(text)
 			if err != nil {
 				return w.fail(w.at(w.pos, word), "write EXPOSE 8080 or EXPOSE 8000-8010/udp", "EXPOSE %s: %w", text, err)
@@ -29,14 +34,25 @@ func (w *walker) expose(c *instructions.ExposeCommand) error {
 			all = append(all, ports...)
 		}
 	}
+	if config.ExposedPorts == nil {
+		config.ExposedPorts = map[string]struct{}{}
+	}
 	for _, port := range all {
-		if config.ExposedPorts == nil {
-			config.ExposedPorts = map[string]struct{}{}
-		}
 		config.ExposedPorts[port] = struct{}{}
 	}
 	w.history(false, fmt.Sprintf("EXPOSE %v", all))
 	return nil
+}
+
+// checkPort reports what EXPOSE takes and should not be given.
+func (w *walker) checkPort(text string) {
+	ports, protocol, _ := strings.Cut(text, "/")
+	if protocol != strings.ToLower(protocol) {
+		w.lint.Run(&linter.RuleExposeProtoCasing, w.location, linter.RuleExposeProtoCasing.Format(text))
+	}
+	if strings.Contains(ports, ":") {
+		w.lint.Run(&linter.RuleExposeInvalidFormat, w.location, linter.RuleExposeInvalidFormat.Format(text))
+	}
 }
 
 // parsePorts reads "[[ip:]host:]port[-port][/protocol]"; only the container's

@@ -46,6 +46,7 @@ func (w *walker) run(c *instructions.RunCommand) error {
 	}
 	recipe.Args = args
 	for _, mount := range instructions.GetMounts(c) {
+		w.mounting = recipe.Mounts
 		planned, err := w.mount(mount)
 		if err != nil {
 			return err
@@ -57,7 +58,7 @@ func (w *walker) run(c *instructions.RunCommand) error {
 	if recipe.Script != nil {
 		text = recipe.Script.Data
 	}
-	w.history(true, "RUN "+text)
+	w.history(true, "RUN "+w.argumentPrefix()+text)
 	return nil
 }
 
@@ -114,7 +115,7 @@ func (w *walker) mount(m *instructions.Mount) (Mount, error) {
 	}
 	switch m.Type {
 	case instructions.MountTypeSSH:
-		return planned, fail("pass a key as a secret (--mount=type=secret) for now", "RUN --mount=type=ssh is not supported yet")
+		return w.ssh(planned, m)
 	case instructions.MountTypeSecret:
 		return w.secret(planned, m)
 	case instructions.MountTypeTmpfs:
@@ -139,9 +140,6 @@ func (w *walker) mount(m *instructions.Mount) (Mount, error) {
 		if err != nil {
 			return planned, err
 		}
-		if m.Type == instructions.MountTypeCache {
-			return planned, fail("fill the cache in the command instead", "RUN --mount=type=cache,from=%s: caches that start from a stage or image are not supported yet", m.From)
-		}
 		planned.From = from
 	}
 	if m.Target == "" {
@@ -150,6 +148,34 @@ func (w *walker) mount(m *instructions.Mount) (Mount, error) {
 	planned.Target = w.absolute(m.Target)
 	if planned.Target == "/" {
 		return planned, fail("mount at a directory below it", "RUN --mount: the target can't be /")
+	}
+	return planned, nil
+}
+
+// sshSocket is where an agent's socket is unless the mount says otherwise.
+const sshSocket = "/run/buildkit/ssh_agent."
+
+func (w *walker) ssh(planned Mount, m *instructions.Mount) (Mount, error) {
+	if m.Source != "" || m.From != "" {
+		return planned, w.fail(w.at(w.pos, "--mount"), "leave it out", "RUN --mount=type=ssh takes no source and no from")
+	}
+	planned.Source, planned.AgentID, planned.ReadOnly = "", m.CacheID, false
+	if planned.AgentID == "" {
+		planned.AgentID = "default"
+	}
+	number := 0
+	for _, mount := range w.mounting {
+		if mount.Kind == MountSSH {
+			number++
+		}
+	}
+	planned.Target = sshSocket + itoa(number)
+	if m.Target != "" {
+		planned.Target = w.absolute(m.Target)
+	}
+	if planned.Mode == nil {
+		mode := uint64(0o600)
+		planned.Mode = &mode
 	}
 	return planned, nil
 }

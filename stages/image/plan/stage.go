@@ -3,6 +3,7 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -21,11 +22,34 @@ const HistoryComment = "tidegate"
 type walker struct {
 	*maker
 	stage *Stage
-	// env is what expansion sees: ENV and ARG in the order they appear.
-	env        *environment
-	cmdSet     bool
+	// scope is what expansion sees. Stages built on this one start with it.
+	scope
+	// lint is the linter for the instruction at hand, which stands at location.
+	lint     *linter.Linter
+	location []parser.Range
+	pos      Position
+
+	// mounting are the mounts so far of the RUN at hand.
+	mounting []Mount
+	// recorded counts the bytes of history so far.
+	recorded int
+
+	lastCmd, lastEntrypoint, lastHealthcheck once
+}
+
+// scope is what a stage hands on to those built on it, beside its image.
+type scope struct {
+	// env are ENV and ARG in the order they appear.
+	env *environment
+	// arguments are the names of ARGs, for history; declared is the same as a set.
+	arguments  []string
+	declared   map[string]bool
 	workdirSet bool
-	pos        Position
+}
+
+func (s scope) clone() scope {
+	s.env, s.arguments, s.declared = s.env.clone(), slices.Clone(s.arguments), maps.Clone(s.declared)
+	return s
 }
 
 func (m *maker) stage(i int, _ []parser.Range) (*Stage, error) {
@@ -43,16 +67,27 @@ func (m *maker) stage(i int, _ []parser.Range) (*Stage, error) {
 		return nil, err
 	}
 	s := &Stage{Index: i, Name: source.Name, Base: base, Platform: m.platforms[i], Pos: pos, Config: config}
-	w := &walker{maker: m, stage: s, env: newEnvironment(config.Config.Env), pos: pos}
+	w := &walker{maker: m, stage: s, pos: pos, location: source.Location, lint: m.linterFor(source.Comments)}
 	if base.Kind == FromStage {
-		// Arguments go on in stages that start from this one.
-		w.env = base.Stage.scope.clone()
+		w.scope = m.scopes[base.Stage.Index].clone()
+	} else {
+		w.scope = scope{env: newEnvironment(config.Config.Env), declared: map[string]bool{}}
 	}
-	s.scope = w.env
-	if path, ok := w.env.Get("PATH"); !ok || path == "" {
+	if _, ok := w.env.Get("PATH"); !ok {
 		w.env.set("PATH", defaultPath)
+		s.Config.Config.Env = append(s.Config.Config.Env, "PATH="+defaultPath)
+	}
+	if dir := s.Config.Config.WorkingDir; dir != "" {
+		// An image may say anything; no ".." of its own leads anywhere.
+		s.Config.Config.WorkingDir = path.Join("/", dir)
 	}
 	commands := source.Commands
+	if m.replaced[i] {
+		commands = nil
+	}
+	if base.Kind == FromContext {
+		w.contextStage()
+	}
 	if triggers := config.Config.OnBuild; len(triggers) > 0 {
 		s.Config.Config.OnBuild = nil
 		inherited, err := w.triggers(triggers)
@@ -67,8 +102,12 @@ func (m *maker) stage(i int, _ []parser.Range) (*Stage, error) {
 			w.pos = pos // an ONBUILD trigger stands in the base image, not in this file
 		}
 		before := len(s.Steps)
+		w.location, w.lint = command.Location(), m.linterFor(command.Comments())
 		if err := w.instruction(command); err != nil {
 			return nil, m.wrap(err, w.pos)
+		}
+		if w.recorded > maxRecord {
+			return nil, m.wrap(errRecord, w.pos)
 		}
 		if len(s.Steps) > before {
 			step := &s.Steps[before]
@@ -76,12 +115,29 @@ func (m *maker) stage(i int, _ []parser.Range) (*Stage, error) {
 			step.History = len(s.Config.History) - 1
 		}
 	}
-	m.planned[i] = s
+	m.planned[i], m.scopes[i] = s, w.scope
 	return s, nil
 }
 
+// contextStage puts the files of a named context where a base image would be.
+func (w *walker) contextStage() {
+	from := w.stage.Base
+	w.stage.Base = Source{Kind: FromNothing}
+	w.stage.Steps = append(w.stage.Steps, Step{
+		Pos: w.pos, Text: "FROM " + from.Context, Of: len(w.stages[w.stage.Index].Commands), History: len(w.stage.Config.History),
+		Copy: &Copy{From: from, Sources: []string{"."}, Dest: "/", DestIsDirectory: true},
+	})
+	w.history(true, "FROM "+from.Context)
+}
+
+// maxTriggers bounds the ONBUILD instructions of a base image.
+const maxTriggers = 256
+
 // triggers parses the ONBUILD instructions of the base image.
 func (w *walker) triggers(texts []string) ([]instructions.Command, error) {
+	if len(texts) > maxTriggers {
+		return nil, w.fail(w.pos, "use another base image", "the base image has %d ONBUILD triggers, more than %d", len(texts), maxTriggers)
+	}
 	var commands []instructions.Command
 	for _, text := range texts {
 		result, err := parser.Parse(strings.NewReader(text))
@@ -110,18 +166,25 @@ func summary(command instructions.Command) string {
 }
 
 func (w *walker) expand(word string) (string, error) {
-	expanded, unmatched, err := w.lex().ProcessWord(word, w.env)
-	for name := range unmatched {
-		w.linter.Run(&linter.RuleUndefinedVar, w.ranges(), fmt.Sprintf("Usage of undefined variable '$%s'", name))
+	result, err := w.process(word, w.env)
+	w.checkUndefined(result.Unmatched)
+	return result.Result, err
+}
+
+// expandRaw leaves quotes as they are, for the files of heredocs.
+func (w *walker) expandRaw(word string) (string, error) {
+	if err := bounded(word, w.env); err != nil {
+		return "", err
 	}
+	lex := shell.NewLex('\\')
+	lex.SkipProcessQuotes = true
+	expanded, unmatched, err := lex.ProcessWord(word, w.env)
+	w.checkUndefined(unmatched)
 	return expanded, err
 }
 
-func (w *walker) ranges() []parser.Range {
-	return []parser.Range{{Start: parser.Position{Line: w.pos.Line}, End: parser.Position{Line: w.pos.EndLine}}}
-}
-
 func (w *walker) history(layer bool, text string) {
+	w.recorded += len(text)
 	w.stage.Config.History = append(w.stage.Config.History, ocispec.History{
 		CreatedBy: text, Comment: HistoryComment, EmptyLayer: !layer,
 	})
@@ -137,13 +200,7 @@ func (w *walker) instruction(command instructions.Command) error {
 		}
 	}
 	if c, ok := command.(instructions.SupportsSingleWordExpansionRaw); ok {
-		err := c.ExpandRaw(func(word string) (string, error) {
-			lex := shell.NewLex('\\')
-			lex.SkipProcessQuotes = true
-			expanded, _, err := lex.ProcessWord(word, w.env)
-			return expanded, err
-		})
-		if err != nil {
+		if err := c.ExpandRaw(w.expandRaw); err != nil {
 			return err
 		}
 	}
@@ -153,15 +210,16 @@ func (w *walker) instruction(command instructions.Command) error {
 		w.stage.Config.Author = c.Maintainer
 		w.history(false, "MAINTAINER "+c.Maintainer)
 	case *instructions.EnvCommand:
-		w.setEnv(c)
+		return w.setEnv(c)
 	case *instructions.ArgCommand:
 		return w.setArgs(c)
 	case *instructions.LabelCommand:
 		text := "LABEL"
+		if config.Labels == nil {
+			config.Labels = map[string]string{}
+		}
 		for _, pair := range c.Labels {
-			if config.Labels == nil {
-				config.Labels = map[string]string{}
-			}
+			w.checkDelimiter(c.Name(), pair)
 			config.Labels[pair.Key] = pair.Value
 			text += " " + pair.String()
 		}
@@ -194,19 +252,21 @@ func (w *walker) instruction(command instructions.Command) error {
 		config.Shell = c.Shell
 		w.history(false, fmt.Sprintf("SHELL %v", c.Shell))
 	case *instructions.HealthCheckCommand:
+		w.checkOnce(c, &w.lastHealthcheck)
 		check := *c.Health
 		config.Healthcheck = &check
 		w.history(false, fmt.Sprintf("HEALTHCHECK %+v", check))
 	case *instructions.OnbuildCommand:
 		config.OnBuild = append(config.OnBuild, c.Expression)
 	case *instructions.CmdCommand:
-		w.cmdSet = true
+		w.checkOnce(c, &w.lastCmd)
 		config.Cmd = w.commandLine(c.ShellDependantCmdLine, c.Name())
 		config.ArgsEscaped = true //nolint:staticcheck // deprecated, but Docker's own images set it
 		w.history(false, fmt.Sprintf("CMD %q", config.Cmd))
 	case *instructions.EntrypointCommand:
+		w.checkOnce(c, &w.lastEntrypoint)
 		config.Entrypoint = w.commandLine(c.ShellDependantCmdLine, c.Name())
-		if !w.cmdSet {
+		if w.lastCmd.location == nil {
 			config.Cmd = nil // the base image's CMD was for its own entrypoint
 		}
 		w.history(false, fmt.Sprintf("ENTRYPOINT %q", config.Entrypoint))
@@ -222,56 +282,32 @@ func (w *walker) instruction(command instructions.Command) error {
 	return nil
 }
 
-func (w *walker) setEnv(c *instructions.EnvCommand) {
+func (w *walker) setEnv(c *instructions.EnvCommand) error {
 	text := "ENV"
 	for _, pair := range c.Env {
-		if pair.NoDelim {
-			w.linter.Run(&linter.RuleLegacyKeyValueFormat, w.ranges(), linter.RuleLegacyKeyValueFormat.Format(c.Name()))
+		w.checkDelimiter(c.Name(), pair)
+		w.checkSecret("ENV", pair.Key)
+		if len(pair.Value) > maxValue {
+			return fmt.Errorf("ENV %s: %w", pair.Key, errExpansion)
 		}
 		w.env.set(pair.Key, pair.Value)
 		w.stage.Config.Config.Env = setPair(w.stage.Config.Config.Env, pair.Key, pair.Value)
 		text += " " + pair.String()
 	}
 	w.history(false, text)
+	return nil
 }
 
-// setArgs brings arguments into scope: the command line's value, or the
-// instruction's default, or the value of a global or automatic argument.
-func (w *walker) setArgs(c *instructions.ArgCommand) error {
-	var words []string
-	for _, arg := range c.Args {
-		value, set := w.options.Args[arg.Key]
-		w.used[arg.Key] = true
-		switch {
-		case set:
-		case arg.Value != nil:
-			expanded, err := w.expand(*arg.Value)
-			if err != nil {
-				return err
-			}
-			value, set = expanded, true
-		default:
-			value, set = w.globals.Get(arg.Key)
-		}
-		word := arg.Key
-		if set {
-			w.env.set(arg.Key, value)
-		}
-		if arg.Value != nil {
-			// The default is public, it stands in the file. What the command line
-			// gave may not be, and history travels with the image.
-			word += "=" + *arg.Value
-		}
-		words = append(words, word)
+func (w *walker) checkDelimiter(instruction string, pair instructions.KeyValuePair) {
+	if pair.NoDelim {
+		w.lint.Run(&linter.RuleLegacyKeyValueFormat, w.location, linter.RuleLegacyKeyValueFormat.Format(instruction))
 	}
-	w.history(false, "ARG "+strings.Join(words, " "))
-	return nil
 }
 
 func (w *walker) workdir(c *instructions.WorkdirCommand) {
 	config := &w.stage.Config.Config
 	if !w.workdirSet && !path.IsAbs(c.Path) {
-		w.linter.Run(&linter.RuleWorkdirRelativePath, w.ranges(), linter.RuleWorkdirRelativePath.Format(c.Path))
+		w.lint.Run(&linter.RuleWorkdirRelativePath, w.location, linter.RuleWorkdirRelativePath.Format(c.Path))
 	}
 	w.workdirSet = true
 	config.WorkingDir = w.absolute(c.Path)
@@ -296,7 +332,7 @@ func (w *walker) commandLine(line instructions.ShellDependantCmdLine, instructio
 		return slices.Clone(line.CmdLine)
 	}
 	if len(w.stage.Config.Config.Shell) == 0 {
-		w.linter.Run(&linter.RuleJSONArgsRecommended, w.ranges(), linter.RuleJSONArgsRecommended.Format(instruction))
+		w.lint.Run(&linter.RuleJSONArgsRecommended, w.location, linter.RuleJSONArgsRecommended.Format(instruction))
 	}
 	return w.withShell(line.CmdLine)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -29,6 +30,8 @@ const (
 type CacheOwner struct {
 	UID, GID int
 	Mode     os.FileMode
+	// Fill, if not nil, puts into the directory what it starts with.
+	Fill func(dir string) error
 }
 
 // Cache is a directory that outlives builds, held until Release.
@@ -176,14 +179,6 @@ func (s *Store) makeCache(ctx context.Context, dir string, owner CacheOwner) err
 	if _, err := os.Lstat(dir); err == nil {
 		return nil
 	}
-	unlock, err := s.exclusive(ctx)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if _, err := os.Lstat(dir); err == nil {
-		return nil
-	}
 	// Aside and renamed, so that a killed build leaves none with a wrong owner.
 	fresh, err := os.MkdirTemp(filepath.Dir(dir), "fresh-")
 	if err != nil {
@@ -192,8 +187,21 @@ func (s *Store) makeCache(ctx context.Context, dir string, owner CacheOwner) err
 	if err := os.Chown(fresh, owner.UID, owner.GID); err != nil && os.Geteuid() == 0 {
 		return err
 	}
+	if owner.Fill != nil {
+		if err := owner.Fill(fresh); err != nil {
+			return errors.Join(err, os.RemoveAll(fresh))
+		}
+	}
 	if err := os.Chmod(fresh, owner.Mode); err != nil {
 		return err
+	}
+	unlock, err := s.exclusive(ctx)
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(fresh))
+	}
+	defer unlock()
+	if _, err := os.Lstat(dir); err == nil {
+		return os.RemoveAll(fresh)
 	}
 	return os.Rename(fresh, dir)
 }

@@ -57,6 +57,9 @@ func (b *bundle) bindMount(points *stubs, m sandbox.Mount) (specs.Mount, error) 
 	if kept := belongsToContainer(target); kept != "" {
 		return specs.Mount{}, fmt.Errorf("mount at %q: %s belongs to the container", m.Target, kept)
 	}
+	if m.Memory {
+		return b.memoryMount(points, m, target)
+	}
 	source, name, err := b.stage(m)
 	if err != nil {
 		return specs.Mount{}, fmt.Errorf("mount at %s: %w", target, err)
@@ -74,6 +77,26 @@ func (b *bundle) bindMount(points *stubs, m sandbox.Mount) (specs.Mount, error) 
 		options[3] = "ro"
 	}
 	return specs.Mount{Destination: at, Type: "bind", Source: name, Options: options}, nil
+}
+
+// memoryMount is an empty filesystem in memory.
+func (b *bundle) memoryMount(points *stubs, m sandbox.Mount, target string) (specs.Mount, error) {
+	at, err := points.ensure(target, true)
+	if err != nil {
+		return specs.Mount{}, err
+	}
+	if kept := belongsToContainer(at); kept != "" {
+		return specs.Mount{}, fmt.Errorf("mount at %q: a link in the image leads to %s, which belongs to the container", m.Target, at)
+	}
+	b.points = append(b.points, at)
+	options := []string{"nosuid", "nodev", "mode=1777", "rw"}
+	if m.ReadOnly {
+		options[3] = "ro"
+	}
+	if m.Size > 0 {
+		options = append(options, fmt.Sprintf("size=%d", m.Size))
+	}
+	return specs.Mount{Destination: at, Type: "tmpfs", Source: "tmpfs", Options: options}, nil
 }
 
 // belongsToContainer tells which of the container's own trees a path lies in.

@@ -1,0 +1,4 @@
+FROM scratch
+Entrypoint ["x"]
+env A=1
+USER x

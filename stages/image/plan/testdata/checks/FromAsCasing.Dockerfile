@@ -1,0 +1,2 @@
+FROM scratch as a
+FROM scratch AS b

@@ -1,0 +1,2 @@
+FROM --platform=linux/amd64 base
+FROM --platform=linux/amd64 base AS build_amd64

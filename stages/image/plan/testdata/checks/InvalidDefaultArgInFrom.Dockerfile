@@ -1,0 +1,5 @@
+ARG TAG
+ARG OTHER=1
+FROM base:${TAG:-}x AS a
+FROM base:${OTHER} AS b
+FROM ${OTHER}/UPPER AS c

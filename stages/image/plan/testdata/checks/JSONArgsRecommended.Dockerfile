@@ -1,0 +1,7 @@
+FROM scratch
+ENTRYPOINT x
+FROM scratch
+SHELL ["/bin/bash","-c"]
+CMD x
+FROM scratch
+CMD ["x"]

@@ -1,0 +1,7 @@
+FROM scratch
+CMD ["a"]
+ENTRYPOINT ["b"]
+HEALTHCHECK NONE
+CMD ["c"]
+ENTRYPOINT ["d"]
+HEALTHCHECK CMD ["e"]

@@ -1,0 +1,2 @@
+FROM --platform=$TARGETPLATFORM base
+FROM --platform=$BUILDPLATFORM base

@@ -1,0 +1,3 @@
+FROM scratch AS context
+FROM scratch AS scratch
+FROM scratch AS ok

@@ -1,0 +1,5 @@
+FROM scratch
+# check=skip=JSONArgsRecommended
+CMD x
+FROM scratch
+CMD y

@@ -1,0 +1,3 @@
+ARG VERSION=1
+FROM base:${VERSIO}
+FROM base:${VERSION} AS b

@@ -1,0 +1,6 @@
+FROM scratch
+ARG KNOWN
+ENV FOO=1
+LABEL a=$FOOO b=$KNOWN c=$FOO d=${NONE:-x}
+COPY $WHERE /
+RUN echo $LATER
