@@ -3,9 +3,7 @@ package pipeline
 import (
 	"fmt"
 	"path"
-	"regexp"
 	"strings"
-	"sync"
 	"time"
 	_ "time/tzdata" // time zones must be known on machines that have no database of them
 
@@ -14,17 +12,11 @@ import (
 )
 
 var (
-	labelPattern      = lazily(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	repositoryPattern = lazily(`^([A-Za-z0-9.-]+(:[0-9]{1,5})?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$`)
-	imagePattern      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@-]*$`)
-	platformPattern   = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$`)
+	labelPattern      = newPattern(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	repositoryPattern = newPattern(`^([A-Za-z0-9.-]+(:[0-9]{1,5})?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$`)
+	imagePattern      = newPattern(`^[A-Za-z0-9][A-Za-z0-9._:/@-]*$`)
+	platformPattern   = newPattern(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$`)
 )
-
-// lazily compiles a pattern when it is first needed: repetitions make large
-// programs, and most commands need none of them.
-func lazily(pattern string) func() *regexp.Regexp {
-	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(pattern) })
-}
 
 func checkName(value string) (Rule, string, string) {
 	if !stageName.MatchString(value) {
@@ -34,7 +26,7 @@ func checkName(value string) (Rule, string, string) {
 }
 
 func checkLabel(value string) (Rule, string, string) {
-	if !labelPattern().MatchString(value) {
+	if !labelPattern.MatchString(value) {
 		return RuleName, fmt.Sprintf("%q is not a name that Kubernetes accepts", clip(value)),
 			"use lower-case letters, digits and -, at most 63; ${{ slug(…) }} makes such a name"
 	}
@@ -117,9 +109,9 @@ func checkImage(value string) (Rule, string, string) {
 }
 
 func checkRepository(value string) (Rule, string, string) {
-	if len(value) > 384 || !repositoryPattern().MatchString(value) {
+	if len(value) > 384 || !repositoryPattern.MatchString(value) {
 		hint := "write it like registry.example.com/team/shop or shop:v1"
-		if value != strings.ToLower(value) && repositoryPattern().MatchString(strings.ToLower(value)) {
+		if value != strings.ToLower(value) && repositoryPattern.MatchString(strings.ToLower(value)) {
 			hint = "repositories are lower-case: " + strings.ToLower(value)
 		}
 		return RuleValue, fmt.Sprintf("%q is not an image repository", clip(value)), hint
@@ -127,7 +119,7 @@ func checkRepository(value string) (Rule, string, string) {
 	return "", "", ""
 }
 
-var tagPattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+var tagPattern = newPattern(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
 
 func checkTag(value string) (Rule, string, string) {
 	if !tagPattern.MatchString(value) {

@@ -1,7 +1,6 @@
 package pipeline
 
 import (
-	"regexp"
 	"time"
 )
 
@@ -23,14 +22,14 @@ const (
 )
 
 var (
-	stageName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,62}$`)
-	inputName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,62}$`)
-	variable  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,254}$`)
-	labelKey  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,254}$`)
+	stageName = newPattern(`^[A-Za-z][A-Za-z0-9_-]{0,62}$`)
+	inputName = newPattern(`^[A-Za-z_][A-Za-z0-9_]{0,62}$`)
+	variable  = newPattern(`^[A-Za-z_][A-Za-z0-9_]{0,254}$`)
+	labelKey  = newPattern(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,254}$`)
 	// annotationKey may start with where it goes: index:, manifest[linux/arm64]:, …
-	annotationKey = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/,:\[\]-]{0,254}$`)
-	argumentKey   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,254}$`)
-	contextKey    = regexp.MustCompile(`^[a-z0-9][A-Za-z0-9_.:/@-]{0,254}$`)
+	annotationKey = newPattern(`^[A-Za-z0-9][A-Za-z0-9._/,:\[\]-]{0,254}$`)
+	argumentKey   = newPattern(`^[A-Za-z_][A-Za-z0-9_.-]{0,254}$`)
+	contextKey    = newPattern(`^[a-z0-9][A-Za-z0-9_.:/@-]{0,254}$`)
 )
 
 // language is the whole pipeline file.

@@ -3,7 +3,6 @@ package pipeline
 import (
 	"fmt"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -79,7 +78,7 @@ func (s list) rewrite(value reflect.Value, path string, fn rewriter) {
 // dictionary is a map with free keys.
 type dictionary struct {
 	value   shape
-	keys    *regexp.Regexp
+	keys    *pattern
 	keyWhat string // what a key is, for messages
 	max     int
 	// keyCheck examines keys further; it may be nil.

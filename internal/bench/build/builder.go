@@ -106,7 +106,7 @@ func (b *buildah) close() error { return b.reset(context.Background()) }
 
 func (b *buildah) build(ctx context.Context, o order) (usage, error) {
 	common := []string{"--root", filepath.Join(b.dir, "root"), "--runroot", filepath.Join(b.dir, "run"), "--storage-driver", "overlay"}
-	args := append(common[:len(common):len(common)], "build", "--layers", "--network", "host", "--tls-verify=false", "-t", o.Image)
+	args := append(common[:len(common):len(common)], "build", "--runtime", "runc", "--layers", "--network", "host", "--tls-verify=false", "-t", o.Image)
 	if o.NoCache {
 		args = append(args, "--no-cache")
 	}

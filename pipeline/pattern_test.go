@@ -1,0 +1,15 @@
+package pipeline
+
+import "testing"
+
+// A pattern that does not compile must not wait for its first user.
+func TestPatternsCompile(t *testing.T) {
+	for _, p := range []*pattern{
+		labelPattern, repositoryPattern, imagePattern, platformPattern, tagPattern, stageName, inputName, variable, labelKey,
+		annotationKey, argumentKey,
+	} {
+		if p.MatchString("") {
+			t.Errorf("%s matches nothing at all", p)
+		}
+	}
+}
