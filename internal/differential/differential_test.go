@@ -154,7 +154,7 @@ func (p *pair) differences(t *testing.T, c *Case) []Difference {
 	files := filepath.Join(dir, "context")
 	require.NoError(t, os.Mkdir(files, 0o755))
 	require.NoError(t, c.WriteContext(files))
-	ours, ourErr := p.ours(t, c, files)
+	ours, ourErr := p.ours(t, c, files, dir)
 	theirs, theirErr := p.theirs(t, c, files, dir)
 	if c.Fails != "" {
 		require.ErrorContains(t, ourErr, c.Fails)
@@ -176,7 +176,7 @@ func said(err error) string {
 	return err.Error()
 }
 
-func (p *pair) ours(t *testing.T, c *Case, files string) (Description, error) {
+func (p *pair) ours(t *testing.T, c *Case, files, dir string) (Description, error) {
 	t.Helper()
 	request := image.Request{
 		Context: files, Target: c.Target, Args: c.Args, Labels: c.Labels, Secrets: map[string][]byte{}, Scope: "differential",
@@ -187,17 +187,30 @@ func (p *pair) ours(t *testing.T, c *Case, files string) (Description, error) {
 	if c.Platform != "" {
 		platform, err := plan.ParsePlatform(c.Platform)
 		require.NoError(t, err)
-		request.Platform = ocispec.Platform(platform)
+		request.Platforms = []ocispec.Platform{platform}
 	}
 	result, err := p.builder.Build(t.Context(), request)
 	if err != nil {
 		return nil, err
 	}
-	built, err := result.Image(t.Context())
+	out := filepath.Join(dir, "tidegate")
+	require.NoError(t, result.WriteLayout(t.Context(), out, nil))
+	return describeLayout(t, out), nil
+}
+
+// describeLayout describes the only image of an OCI layout.
+func describeLayout(t *testing.T, dir string) Description {
+	t.Helper()
+	index, err := layout.ImageIndexFromPath(dir)
+	require.NoError(t, err)
+	manifest, err := index.IndexManifest()
+	require.NoError(t, err)
+	require.Len(t, manifest.Manifests, 1)
+	built, err := index.Image(manifest.Manifests[0].Digest)
 	require.NoError(t, err)
 	description, err := Describe(built)
 	require.NoError(t, err)
-	return description, nil
+	return description
 }
 
 func (p *pair) theirs(t *testing.T, c *Case, files, dir string) (Description, error) {
@@ -229,14 +242,5 @@ func (p *pair) theirs(t *testing.T, c *Case, files, dir string) (Description, er
 		return nil, failed
 	}
 	require.NoError(t, err)
-	index, err := layout.ImageIndexFromPath(out)
-	require.NoError(t, err)
-	manifest, err := index.IndexManifest()
-	require.NoError(t, err)
-	require.Len(t, manifest.Manifests, 1)
-	built, err := index.Image(manifest.Manifests[0].Digest)
-	require.NoError(t, err)
-	description, err := Describe(built)
-	require.NoError(t, err)
-	return description, nil
+	return describeLayout(t, out), nil
 }

@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/tidegate-ci/tidegate/internal/buildkitd"
@@ -38,7 +39,7 @@ func main() {
 	flag.StringVar(&s.json, "json", "", "also write the results to this file")
 	flag.StringVar(&s.registryDirectory, "registry", "", "serve a registry from this directory and do nothing else")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	work := measure
 	if s.registryDirectory != "" {
