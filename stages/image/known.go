@@ -42,7 +42,11 @@ func (t *sourceTree) hash(ctx context.Context, e *execution, items []layer.Item)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.fresh = append(k.fresh, fresh...)
+	if k.fresh == nil {
+		k.fresh = fresh // not copied: there may be very many
+	} else {
+		k.fresh = append(k.fresh, fresh...)
+	}
 	return nil
 }
 

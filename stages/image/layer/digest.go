@@ -50,7 +50,7 @@ func Hash(ctx context.Context, tree *Tree, items []Item, known *Known, now time.
 	group, ctx := errgroup.WithContext(ctx)
 	work := make(chan []int)
 	var mu sync.Mutex
-	var fresh []KnownFile
+	fresh := make([]KnownFile, 0, len(todo))
 	for range min(runtime.GOMAXPROCS(0), (len(todo)+hashBatch-1)/hashBatch) {
 		group.Go(func() error {
 			buffer := make([]byte, 256<<10)

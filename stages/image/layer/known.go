@@ -22,7 +22,11 @@ type Known struct{ data []byte }
 // Merge gives what is known with newer files, which win, as far as limit files.
 func (k *Known) Merge(newer []KnownFile, limit int) *Known {
 	slices.SortStableFunc(newer, func(a, b KnownFile) int { return compareNames(a.Path, b.Path) })
-	merged := &Known{data: make([]byte, 0, len(k.data)+len(newer)*128)}
+	size := len(k.data) + len(knownFormat)
+	for i := range newer {
+		size += len(newer[i].Path) + 80
+	}
+	merged := &Known{data: make([]byte, 0, size)}
 	merged.data = append(merged.data, knownFormat...)
 	old := k.finder()
 	more := old.advance()
