@@ -5,7 +5,7 @@ import "testing"
 // A pattern that does not compile must not wait for its first user.
 func TestPatternsCompile(t *testing.T) {
 	for _, p := range []*pattern{
-		labelPattern, repositoryPattern, imagePattern, platformPattern, tagPattern, stageName, inputName, variable, labelKey,
+		labelPattern, repositoryPattern, imagePattern, platformPattern, tagPattern, stageName, inputName, variable, labelKey, contextKey,
 		annotationKey, argumentKey,
 	} {
 		if p.MatchString("") {
