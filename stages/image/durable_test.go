@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("TIDEGATE_TEST_BUILD"); dir != "" {
 		os.Exit(buildUntilKilled(dir))
 	}
+	if dir := os.Getenv("TIDEGATE_TEST_ELSEWHERE"); dir != "" {
+		os.Exit(buildElsewhere(dir))
+	}
 	os.Exit(m.Run())
 }
 
