@@ -27,6 +27,7 @@ func (s Stage) clone() Stage {
 			cache.From, cache.To = slices.Clone(cache.From), slices.Clone(cache.To)
 			build.Cache = &cache
 		}
+		build.Sign, build.With, build.BuildKit = clonePointer(build.Sign), clonePointer(build.With), clonePointer(build.BuildKit)
 		s.Build = &build
 	}
 	if s.Deploy != nil {
@@ -57,4 +58,12 @@ func (s Stage) rewrite(fn rewriter) Stage {
 	out := s.clone()
 	stageShape.rewrite(reflect.ValueOf(&out).Elem(), "", fn)
 	return out
+}
+
+func clonePointer[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	copied := *p
+	return &copied
 }

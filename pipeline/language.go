@@ -209,10 +209,14 @@ var buildShape = object{
 		{key: "secrets", shape: dictionary{value: text{check: checkVariableName}, keys: argumentKey, keyWhat: "id of a secret", max: maxList}, doc: "Ids for RUN --mount=type=secret, each with the variable that holds it; every variable of the stage also has its own name as id."},
 		{key: "ssh", shape: dictionary{value: text{check: checkVariableName}, keys: argumentKey, keyWhat: "id of an SSH agent", max: maxList}, doc: "Ids for RUN --mount=type=ssh, each with the variable that holds a private key; default is also used for Git."},
 		{key: "cache", shape: buildCacheShape, doc: "Caches in a registry, for workers that have built nothing yet."},
+		{key: "provenance", shape: text{choices: []string{"min", "max"}}, doc: "Attaches SLSA provenance: min leaves out build arguments, labels and the Dockerfile; none when not set."},
+		{key: "sbom", shape: boolean{}, doc: "Whether to attach an SPDX list of the image's packages."},
+		{key: "sign", shape: signShape, doc: "Signs what is pushed, as cosign does."},
+		{key: "with", shape: withShape, doc: "Another builder in place of Tidegate's own: buildkit, or a command."},
+		{key: "buildkit", shape: buildkitShape, doc: "The buildkitd of with: buildkit."},
 
 		{key: "cache-from", unsupported: "write cache: {from: NAME}"},
 		{key: "cache-to", unsupported: "write cache: {to: NAME}"},
-		{key: "sign", unsupported: "leave it out: images are not signed yet"},
 	},
 }
 

@@ -167,6 +167,15 @@ type BuildSpec struct {
 	// Cache are the caches in registries to read and write; nil means that
 	// layers are kept on the worker alone.
 	Cache *BuildCacheSpec `json:"cache,omitempty"`
+	// Provenance is min or max; empty attaches none.
+	Provenance string `json:"provenance,omitempty"`
+	// SBOM attaches a list of the image's packages.
+	SBOM bool `json:"sbom,omitempty"`
+	// Sign signs what is pushed; nil signs nothing.
+	Sign *SignSpec `json:"sign,omitempty"`
+	// With names another builder; nil means Tidegate's own.
+	With     *WithSpec     `json:"with,omitempty"`
+	BuildKit *BuildKitSpec `json:"buildkit,omitempty"`
 }
 
 // BuildCacheSpec carries layers between workers through a registry. Names are
@@ -176,6 +185,31 @@ type BuildCacheSpec struct {
 	From []string `json:"from,omitempty"` // caches, or images with an inline one
 	To   []string `json:"to,omitempty"`
 	Mode string   `json:"mode,omitempty"` // min or max; max when empty
+}
+
+// SignSpec names the secrets that images are signed with.
+type SignSpec struct {
+	Key      string `json:"key"`
+	Password string `json:"password,omitempty"`
+}
+
+// WithSpec is another builder: exactly one of Builder ("buildkit") and Command.
+type WithSpec struct {
+	Builder string `json:"builder,omitempty"`
+	// Command is a script, as in RunSpec, and never holds `${{ }}`; Image and
+	// Network are as there.
+	Command string `json:"command,omitempty"`
+	Image   string `json:"image,omitempty"`
+	Network string `json:"network,omitempty"`
+}
+
+// BuildKitSpec says where a buildkitd is. CA, Cert and Key are names of secrets.
+type BuildKitSpec struct {
+	Address    string `json:"address"`
+	CA         string `json:"ca,omitempty"`
+	Cert       string `json:"cert,omitempty"`
+	Key        string `json:"key,omitempty"`
+	ServerName string `json:"server-name,omitempty"`
 }
 
 // DeploySpec puts a release into an environment.

@@ -118,6 +118,9 @@ func (d *decoder) checkStage(path string, s *Stage, finally bool) {
 	if d.has(path+".network") && !d.has(path+".image") && d.has(path+".run") {
 		d.add(d.keyAt(path+".network"), RuleUnreachable, "remove it, or set image", "network has no effect without image: the host's network is used")
 	}
+	if d.has(path + ".build") {
+		d.checkBuild(path + ".build")
+	}
 	if approve {
 		d.checkApproval(path, finally, len(kinds) == 0)
 	}

@@ -26,6 +26,7 @@ type buildFlags struct {
 	buildLogFlags
 	buildCheckFlags
 	buildContextFlags
+	buildAttestFlags
 	progress string
 }
 
@@ -97,6 +98,7 @@ the image carry the time SOURCE_DATE_EPOCH, or 1970 if that is not set.`,
 	f.buildDebugFlags.register(flags)
 	f.buildLogFlags.register(flags)
 	flags.StringVar(&f.progress, "progress", "auto", "how to show progress: "+strings.Join(progressKinds, ", "))
+	f.buildAttestFlags.register(flags)
 	for flag, values := range map[string][]string{
 		"progress": progressKinds, "network": {"none", "host"}, "compression": {"gzip", "zstd", "uncompressed"},
 		"platform":   {"linux/amd64", "linux/arm64", "linux/amd64,linux/arm64", "linux/arm/v7", "local"},
@@ -155,6 +157,9 @@ func (f *buildFlags) run(cmd *cobra.Command, dir string) error {
 		return err
 	}
 	if err := f.into(&request, cmd.OutOrStdout()); err != nil {
+		return err
+	}
+	if err := f.buildAttestFlags.apply(&request); err != nil {
 		return err
 	}
 	builder, err := f.builder()

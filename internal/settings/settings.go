@@ -26,6 +26,7 @@ type Settings struct {
 	Data         string                 `yaml:"data,omitempty"`
 	GitHub       GitHub                 `yaml:"github,omitempty"`
 	Registry     Registry               `yaml:"registry,omitempty"`
+	Build        Build                  `yaml:"build,omitempty"`
 	Repositories []Repository           `yaml:"repositories,omitempty"`
 	Environments map[string]Environment `yaml:"environments,omitempty"`
 	Limits       Limits                 `yaml:"limits,omitempty"`
@@ -46,6 +47,15 @@ type Registry struct {
 	Push string `yaml:"push,omitempty"`
 	// Mirrors maps a registry ("docker.io") to hosts that are asked first.
 	Mirrors map[string][]string `yaml:"mirrors,omitempty"`
+}
+
+// Build holds builds to what the operator wants.
+type Build struct {
+	// Policy is a file that says which images builds may use; empty allows all.
+	// Pipelines can't change it.
+	Policy string `yaml:"policy,omitempty"`
+	// BuilderID names this server in provenance, a URI.
+	BuilderID string `yaml:"builder-id,omitempty"`
 }
 
 // Repository is one that may start runs here.
@@ -250,7 +260,7 @@ func (s *Settings) absolute(dir string) {
 		}
 		return filepath.Join(dir, path)
 	}
-	s.Data = join(s.Data)
+	s.Data, s.Build.Policy = join(s.Data), join(s.Build.Policy)
 	for i := range s.Repositories {
 		r := &s.Repositories[i]
 		r.WebhookSecret.File = join(r.WebhookSecret.File)

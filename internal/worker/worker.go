@@ -58,7 +58,12 @@ func New(ctx context.Context, o Options) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
+	images, err := imagePolicy(o.Settings.Build)
+	if err != nil {
+		return nil, err
+	}
 	builder := &image.Builder{
+		Policy:   images,
 		Store:    layers,
 		Registry: client,
 		Rootfs:   roots,
@@ -80,7 +85,7 @@ func New(ctx context.Context, o Options) (*Worker, error) {
 	})
 	kinds := map[pipeline.KindName]pipeline.Kind{
 		pipeline.KindRun:     scripts,
-		pipeline.KindBuild:   &image.Kind{Builder: builder},
+		pipeline.KindBuild:   &image.Kind{Builder: builder, Scripts: scripts, BuilderID: o.Settings.Build.BuilderID},
 		pipeline.KindApprove: approve.Kind{Member: o.Member},
 		pipeline.KindDeploy: policy{
 			environments: o.Settings.Environments,

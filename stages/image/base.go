@@ -55,10 +55,12 @@ func (s *imageSet) get(ctx context.Context, of plan.Reference) (*registry.Image,
 		e.emit(progress.Event{Kind: progress.Start, Step: id, Text: "resolve " + reference})
 		suits := v1.Platform{OS: platform.OS, Architecture: platform.Architecture, Variant: platform.Variant}
 		var image *registry.Image
-		var err error
-		if of.Context == "" {
-			image, err = e.Registry.Resolve(ctx, reference, suits, documents{e})
-		} else {
+		err := e.admitLayout(of)
+		switch {
+		case err != nil:
+		case of.Context == "":
+			image, err = e.resolve(ctx, reference, suits)
+		default:
 			image, err = s.fromLayout(ctx, of.Context, suits)
 		}
 		if err != nil {

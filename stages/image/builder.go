@@ -21,8 +21,10 @@ import (
 	"github.com/tidegate-ci/tidegate/stages/image/ignore"
 	"github.com/tidegate-ci/tidegate/stages/image/layer"
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
+	"github.com/tidegate-ci/tidegate/stages/image/policy"
 	"github.com/tidegate-ci/tidegate/stages/image/progress"
 	"github.com/tidegate-ci/tidegate/stages/image/registry"
+	"github.com/tidegate-ci/tidegate/stages/image/sign"
 	"github.com/tidegate-ci/tidegate/stages/image/store"
 	"github.com/tidegate-ci/tidegate/stages/sandbox"
 	"github.com/tidegate-ci/tidegate/stages/sandbox/oci"
@@ -48,6 +50,9 @@ type Builder struct {
 	// Machine tells which platforms' commands run here; nil means
 	// emulation.ThisMachine. It is asked only for builds with a RUN.
 	Machine func() (emulation.Machine, error)
+	// Policy says which images builds may use; nil allows all. A request can
+	// add its own, and take nothing back.
+	Policy *policy.Policy
 	// Limits bound each RUN.
 	Limits oci.Limits
 	// Parallel is how many RUN commands may run at once in one build; 0 means
@@ -126,6 +131,12 @@ type Request struct {
 	// Isolated refuses the host's network to every RUN: whose code it is may not
 	// reach what listens on this machine.
 	Isolated bool
+	// Attest says what the result's index tells of its images.
+	Attest Attest
+	// Sign signs what is pushed; nil means that nothing is signed.
+	Sign *sign.Key
+	// Policy is what the images have to satisfy beside the builder's.
+	Policy *policy.Policy
 	// Progress is told what happens; nil is fine.
 	Progress progress.Sink
 	// OutputLines, if not nil, gets what RUN commands print, whole.
@@ -200,8 +211,10 @@ func (b *Builder) Build(ctx context.Context, request Request) (result *Result, e
 		if err != nil {
 			return nil, err
 		}
-		// Attestations of the images go here: manifests that join the index.
-		var attached []Manifest
+		attached, err := e.attest(ctx, images)
+		if err != nil {
+			return nil, err
+		}
 		result, err := join(images, attached, request.Annotations)
 		if err != nil {
 			return nil, err
@@ -209,6 +222,9 @@ func (b *Builder) Build(ctx context.Context, request Request) (result *Result, e
 		result.Stats, result.Warnings, result.unpacked = e.told(), warnings, e.unpacked
 		if request.Push {
 			if err := e.push(ctx, result); err != nil {
+				return nil, err
+			}
+			if err := e.sign(ctx, result); err != nil {
 				return nil, err
 			}
 		}

@@ -6,12 +6,14 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/tidegate-ci/tidegate/internal/mask"
+	"github.com/tidegate-ci/tidegate/stages/image/attest"
 	"github.com/tidegate-ci/tidegate/stages/image/layer"
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
 	"github.com/tidegate-ci/tidegate/stages/image/progress"
@@ -35,6 +37,10 @@ type execution struct {
 
 	// debugging is held while somebody looks at a failed step.
 	debugging sync.Mutex
+	// started is when the build began, for provenance that tells it.
+	started time.Time
+	// downloads are what ADD took from elsewhere, for provenance.
+	downloads []attest.Material
 
 	mu      sync.Mutex
 	futures map[*plan.Stage]*future
@@ -87,7 +93,7 @@ func newExecution(b *Builder, request Request, files *buildContext, document *pl
 		Builder: b, request: request, files: files, document: document, session: session,
 		running: semaphore.NewWeighted(int64(parallel)), masker: newMasker(request.Secrets), futures: map[*plan.Stage]*future{},
 	}
-	e.images.execution = e
+	e.images.execution, e.started = e, e.now()
 	return e
 }
 

@@ -16,13 +16,23 @@ import (
 
 	"github.com/tidegate-ci/tidegate/pipeline"
 	"github.com/tidegate-ci/tidegate/pipeline/event"
+	"github.com/tidegate-ci/tidegate/stages/image/buildkit"
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
 	"github.com/tidegate-ci/tidegate/stages/image/progress"
 	"github.com/tidegate-ci/tidegate/stages/image/registry"
 )
 
 // Kind is the stage kind `build`.
-type Kind struct{ Builder *Builder }
+type Kind struct {
+	Builder *Builder
+	// Scripts runs the commands that build in Tidegate's place: the stage kind
+	// `run`. Nil refuses them.
+	Scripts pipeline.Kind
+	// BuildKit hands builds to a buildkitd.
+	BuildKit buildkit.Client
+	// BuilderID names the builder in provenance; empty means attest.BuilderID.
+	BuilderID string
+}
 
 var _ pipeline.Kind = (*Kind)(nil)
 
@@ -31,10 +41,14 @@ func (k *Kind) Takeover() pipeline.Takeover { return pipeline.TakeoverContinue }
 
 // Run builds the stage's image and pushes it.
 func (k *Kind) Run(ctx context.Context, attempt pipeline.Attempt) (pipeline.Outputs, error) {
+	if spec := attempt.Stage.Build; spec != nil && spec.With != nil {
+		return k.alternative(ctx, attempt)
+	}
 	request, err := requestOf(attempt)
 	if err != nil {
 		return nil, err
 	}
+	request.Attest.BuilderID = k.BuilderID
 	lines := progress.Plain(attempt.Stdout)
 	defer lines.Close()
 	request.Progress = func(e progress.Event) {
@@ -124,6 +138,9 @@ func requestOf(attempt pipeline.Attempt) (Request, error) {
 			return fail("SOURCE_DATE_EPOCH=%q: want seconds since 1970", text)
 		}
 		r.Epoch = time.Unix(seconds, 0)
+	}
+	if err := supply(attempt, &r); err != nil {
+		return fail("%w", err)
 	}
 	return r, nil
 }

@@ -15,6 +15,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/tidegate-ci/tidegate/stages/image/attest"
 	"github.com/tidegate-ci/tidegate/stages/image/layer"
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
 	"github.com/tidegate-ci/tidegate/stages/image/remote"
@@ -54,6 +55,8 @@ func (r *stepRun) lookUpRemotes(ctx context.Context, c *plan.Copy, f *files) err
 			if found.blob, err = r.download(ctx, spec); err != nil {
 				return err
 			}
+			digest := found.blob.Digest
+			r.downloaded(attest.Material{URI: spec.Location, Digest: map[string]string{digest.Algorithm: digest.Hex}})
 			f.origin.Remotes = append(f.origin.Remotes, "file "+found.blob.Digest.String())
 			f.remotes = append(f.remotes, found)
 			continue
@@ -70,6 +73,9 @@ func (r *stepRun) lookUpRemotes(ctx context.Context, c *plan.Copy, f *files) err
 		}
 		if found.commit, err = r.files.contexts.remote.Resolve(ctx, g); err != nil {
 			return err
+		}
+		if m, err := attest.GitMaterial(spec.Location, found.commit); err == nil {
+			r.downloaded(m)
 		}
 		found.git = g
 		f.origin.Remotes = append(f.origin.Remotes, "commit "+found.commit)

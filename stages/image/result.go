@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/tidegate-ci/tidegate/stages/image/attest"
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
 	"github.com/tidegate-ci/tidegate/stages/image/registry"
 )
@@ -35,6 +36,9 @@ type Image struct {
 	Config   []byte
 	// layers are the chain, bottom first.
 	layers []chainLink
+	// target is what it was made from, statements what the index says of it.
+	target     *plan.Stage
+	statements []attest.Statement
 }
 
 // Result is what a build made.
@@ -197,7 +201,7 @@ func (e *execution) assemble(ctx context.Context, platform ocispec.Platform, tar
 		blobs = append(blobs, e.upload(link, nil))
 	}
 	image := &Image{
-		Manifest: NewManifest(rawManifest, types.OCIManifestSchema1, blobs...), Platform: platform, Config: rawConfig, layers: built.chain,
+		Manifest: NewManifest(rawManifest, types.OCIManifestSchema1, blobs...), Platform: platform, Config: rawConfig, layers: built.chain, target: target,
 	}
 	image.Descriptor.Platform = registryPlatform(platform)
 	return image, nil

@@ -33,7 +33,10 @@ type Image struct {
 	// Repository is where it was found, which may be a mirror.
 	Repository name.Repository
 	Digest     v1.Hash
-	Manifest   *v1.Manifest
+	// Index is the digest of the index that the name means and the image was
+	// chosen from; zero when the name means the image itself.
+	Index    v1.Hash
+	Manifest *v1.Manifest
 
 	client      *Client
 	rawManifest []byte
@@ -155,7 +158,12 @@ func (c *Client) resolve(ctx context.Context, ref name.Reference, platform v1.Pl
 		mediaType = declaredType(raw)
 	}
 	if mediaType.IsIndex() {
-		return c.fromIndex(ctx, ref, raw, platform, documents, patient)
+		image, err := c.fromIndex(ctx, ref, raw, platform, documents, patient)
+		if err != nil {
+			return nil, err
+		}
+		image.Index = actual
+		return image, nil
 	}
 	image := &Image{Repository: ref.Context(), Digest: actual, client: c, rawManifest: raw, mediaType: mediaType}
 	if image.Manifest, err = v1.ParseManifest(bytes.NewReader(raw)); err != nil {
