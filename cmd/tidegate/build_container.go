@@ -28,7 +28,7 @@ func (f *buildContainerFlags) register(flags *pflag.FlagSet) {
 	f.given = flags
 	for name, reason := range refusedFlags {
 		flag := flags.VarPF(new(refusedFlag), name, "", reason)
-		if flag.Hidden = true; name == "check" || name == "squash" { // those take no value
+		if flag.Hidden = true; name == "squash" { // it takes no value
 			flag.NoOptDefVal = "true"
 		}
 	}
@@ -40,10 +40,9 @@ func (f *buildContainerFlags) register(flags *pflag.FlagSet) {
 
 // refusedFlags are those of docker build that there is nothing for here.
 var refusedFlags = map[string]string{
-	"builder":       "there are no builder instances: the build runs in this process",
+	"builder":       "there are no builder instances: the build runs in this process; a build stage can have with: buildkit",
 	"call":          "build checks are warnings of every build",
 	"cgroup-parent": "each RUN has a control group of its own below /tidegate: bound it with --memory",
-	"check":         "build checks are warnings of every build",
 	"cpu-period":    "processors of a RUN are not bounded by flags: run the build itself in a control group",
 	"cpu-quota":     "processors of a RUN are not bounded by flags: run the build itself in a control group",
 	"cpu-shares":    "processors of a RUN are not bounded by flags: run the build itself in a control group",
