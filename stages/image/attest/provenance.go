@@ -110,15 +110,15 @@ type Parameters struct {
 	Locals   []Name            `json:"locals,omitempty"`
 }
 
-// ID and Name are objects of one field.
-type (
-	ID struct {
-		ID string `json:"id"`
-	}
-	Name struct {
-		Name string `json:"name"`
-	}
-)
+// ID is of a secret or an agent.
+type ID struct {
+	ID string `json:"id"`
+}
+
+// Name is of a directory.
+type Name struct {
+	Name string `json:"name"`
+}
 
 // InternalParameters come from the builder.
 type InternalParameters struct {

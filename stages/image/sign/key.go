@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/elliptic"
+	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -95,9 +96,12 @@ func LoadPublicKey(pem []byte) (*PublicKey, error) {
 	return public, nil
 }
 
+// minRSA is what sigstore asks of RSA keys, in bits.
+const minRSA = 2048
+
 func newPublicKey(key crypto.PublicKey) (*PublicKey, error) {
-	if err := cryptoutils.ValidatePubKey(key); err != nil {
-		return nil, err
+	if rsaKey, ok := key.(*rsa.PublicKey); ok && rsaKey.N.BitLen() < minRSA {
+		return nil, fmt.Errorf("an RSA key of %d bits is too weak: use %d or more, or ECDSA", rsaKey.N.BitLen(), minRSA)
 	}
 	verifier, err := signature.LoadVerifier(key, crypto.SHA256)
 	if err != nil {
