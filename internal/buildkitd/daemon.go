@@ -92,6 +92,7 @@ func Start(ctx context.Context, options Options) (_ *Daemon, err error) {
 	if d.log, err = os.Create(filepath.Join(d.dir, "log")); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(d.dir))
 	}
+	//nolint:noctx // it lives until Close, not as long as the start
 	d.command = exec.Command(filepath.Join(options.Binaries, "buildkitd"), "--config", filepath.Join(d.dir, "buildkitd.toml"))
 	d.command.Stdout, d.command.Stderr = d.log, d.log
 	d.command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + d.dir, "TMPDIR=" + d.dir, "XDG_RUNTIME_DIR=" + d.dir}

@@ -129,7 +129,7 @@ func pushBases(t *testing.T, host, dir string) {
 			Healthcheck: &v1.HealthConfig{Test: []string{"CMD", "true"}, Interval: 5e9},
 		},
 	} {
-		made := v1.Image(busybox)
+		made := busybox
 		if repository != "busybox" {
 			file, err := busybox.ConfigFile()
 			require.NoError(t, err)

@@ -46,7 +46,7 @@ func (c Counts) Judge(samples []Sample) Verdict {
 	var canary, baseline Reading
 	var peak float64
 	for _, s := range samples {
-		if !comparable(s) {
+		if !measured(s) {
 			continue
 		}
 		canary.Bad, canary.Total = canary.Bad+s.Canary.Bad, canary.Total+s.Canary.Total
@@ -73,8 +73,8 @@ func (c Counts) Judge(samples []Sample) Verdict {
 	return Verdict{Outcome: Pass, Score: score, Why: "no worse than the baseline: " + rates}
 }
 
-// comparable tells whether both sides were measured and make sense.
-func comparable(s Sample) bool {
+// measured tells whether both sides were measured and make sense.
+func measured(s Sample) bool {
 	return s.Canary != nil && s.Baseline != nil && sound(*s.Canary) && sound(*s.Baseline)
 }
 

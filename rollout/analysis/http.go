@@ -27,7 +27,7 @@ type web struct {
 // NewHTTP makes a source of the JSON that address answers GET with. token as
 // for NewPrometheus.
 func NewHTTP(address, token string) (Source, error) {
-	c, _, err := client(address, token)
+	c, err := client(address, token)
 	if err != nil {
 		return nil, err
 	}

@@ -17,7 +17,7 @@ type prometheus struct{ api promv1.API }
 // NewPrometheus makes a source of the Prometheus server at address. token, if
 // not empty, is sent as a bearer token, to that host only.
 func NewPrometheus(address, token string) (Source, error) {
-	c, _, err := client(address, token)
+	c, err := client(address, token)
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +35,7 @@ func (p *prometheus) Query(ctx context.Context, query string) (float64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("asking Prometheus: %w", err)
 	}
-	number := math.NaN()
+	var number float64
 	switch v := value.(type) {
 	case *model.Scalar:
 		number = float64(v.Value)

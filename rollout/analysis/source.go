@@ -30,13 +30,13 @@ const (
 
 // client makes an HTTP client that sends token, if there is one, only to the
 // host of address: a redirect to another host is an answer, not an order.
-func client(address, token string) (*http.Client, *url.URL, error) {
+func client(address, token string) (*http.Client, error) {
 	base, err := url.Parse(address)
 	if err != nil || base.Host == "" || (base.Scheme != "http" && base.Scheme != "https") {
-		return nil, nil, fmt.Errorf("address %q: want http://HOST or https://HOST", address)
+		return nil, fmt.Errorf("address %q: want http://HOST or https://HOST", address)
 	}
 	if base.User != nil {
-		return nil, nil, fmt.Errorf("address of %s: credentials don't belong into an address; name a Secret under token", base.Host)
+		return nil, fmt.Errorf("address of %s: credentials don't belong into an address; name a Secret under token", base.Host)
 	}
 	c := &http.Client{
 		Timeout:   QueryTimeout,
@@ -51,7 +51,7 @@ func client(address, token string) (*http.Client, *url.URL, error) {
 			return nil
 		},
 	}
-	return c, base, nil
+	return c, nil
 }
 
 // bounded adds the token and bounds what is read of an answer.

@@ -99,7 +99,7 @@ func readKey(path string) ([]byte, error) {
 type dialledAgent string
 
 func (d dialledAgent) ask(question func(agent.ExtendedAgent) error) error {
-	connection, err := net.Dial("unix", string(d))
+	connection, err := net.Dial("unix", string(d)) //nolint:noctx // a local socket, and the agent interface has no context
 	if err != nil {
 		return fmt.Errorf("reach the SSH agent: %w", err)
 	}

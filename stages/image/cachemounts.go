@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -132,7 +133,7 @@ func (e *execution) packMount(ctx context.Context, id string, owner store.CacheO
 	if err := cache.Pack(ctx, mount.Path, counted); err != nil {
 		return cache.Mount{}, err
 	}
-	digest := v1.Hash{Algorithm: "sha256", Hex: fmt.Sprintf("%x", hash.Sum(nil))}
+	digest := v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(hash.Sum(nil))}
 	return cache.Mount{ID: id, Digest: digest, Size: counted.n}, file.Keep(digest)
 }
 

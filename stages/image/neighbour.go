@@ -18,7 +18,7 @@ type Unpacked func() (*rootfs.Store, error)
 func (u Unpacked) Kept(context.Context) ([]store.Entry, error) {
 	unpacked, err := u()
 	if err != nil {
-		return nil, nil // no root filesystems here, hence no layers of theirs
+		return nil, nil //nolint:nilerr // no root filesystems here, hence no layers of theirs
 	}
 	layers, err := unpacked.List()
 	if err != nil {

@@ -65,7 +65,7 @@ func drawTree(t *rapid.T) []node {
 
 // plant makes a tree, in an order and with times of its own.
 func plant(t require.TestingT, dir string, nodes []node, seed uint64) {
-	random := rand.New(rand.NewPCG(seed, 2)) //nolint:gosec // of a test
+	random := rand.New(rand.NewPCG(seed, 2))
 	nodes = slices.Clone(nodes)
 	random.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
 	for _, n := range nodes {

@@ -54,11 +54,25 @@ func connect(ctx context.Context, client net.Conn, to string, latency time.Durat
 	end := context.AfterFunc(ctx, func() { _ = errors.Join(client.Close(), server.Close()) })
 	defer end()
 	// A handshake takes a round trip.
-	time.Sleep(2 * latency)
+	if !wait(ctx, 2*latency) {
+		return
+	}
 	var both sync.WaitGroup
-	both.Go(func() { delay(server, client, latency) })
-	both.Go(func() { delay(client, server, latency) })
+	both.Go(func() { delay(ctx, server, client, latency) })
+	both.Go(func() { delay(ctx, client, server, latency) })
 	both.Wait()
+}
+
+// wait lets time pass, and tells whether ctx allowed that.
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 type chunk struct {
@@ -70,12 +84,14 @@ type chunk struct {
 // MiB, more than 50 ms at 1 Gbit/s.
 const inFlight = 256
 
-func delay(to, from net.Conn, latency time.Duration) {
+func delay(ctx context.Context, to, from net.Conn, latency time.Duration) {
 	chunks := make(chan chunk, inFlight)
 	var sender sync.WaitGroup
 	sender.Go(func() {
 		for c := range chunks {
-			time.Sleep(time.Until(c.due))
+			if !wait(ctx, time.Until(c.due)) {
+				break
+			}
 			if _, err := to.Write(c.data); err != nil {
 				break
 			}

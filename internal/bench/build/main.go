@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/tidegate-ci/tidegate/internal/buildkitd"
 )
@@ -221,7 +220,7 @@ func (b *bench) rounds(ctx context.Context, w *workload, builder builder, files,
 				return nil, err
 			}
 		}
-		settle()
+		syncDisks() // what was written before would burden the next measurement
 		u, err := builder.build(ctx, o)
 		if err != nil {
 			return nil, err
@@ -235,11 +234,4 @@ func (b *bench) rounds(ctx context.Context, w *workload, builder builder, files,
 func (b *bench) image(address string) string {
 	b.images++
 	return fmt.Sprintf("%s/bench/image-%d:latest", address, b.images)
-}
-
-// settle lets what was written before reach the disk, which would burden the
-// next measurement.
-func settle() {
-	syncDisks()
-	time.Sleep(100 * time.Millisecond)
 }

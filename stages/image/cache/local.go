@@ -345,13 +345,13 @@ func writeWhole(root *os.Root, name string, data []byte) error {
 func removeUnnamed(root *os.Root, index ocispec.Index, before ocispec.Descriptor) error {
 	old, err := namedBlobs(root, before)
 	if err != nil {
-		return nil // what it named is not known
+		return nil //nolint:nilerr // what it named is not known
 	}
 	kept := map[string]bool{}
 	for _, d := range index.Manifests {
 		names, err := namedBlobs(root, d)
 		if err != nil {
-			return nil // it may need any of them
+			return nil //nolint:nilerr // it may need any of them
 		}
 		for _, name := range names {
 			kept[name] = true

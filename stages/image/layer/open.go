@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -36,7 +37,7 @@ func (d *openDirectory) close() {
 func (d *openDirectory) lstat(name string, stat *unix.Stat_t) error {
 	for {
 		err := unix.Fstatat(int(d.file.Fd()), name, stat, unix.AT_SYMLINK_NOFOLLOW)
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}
@@ -59,7 +60,7 @@ func (o *opener) open(name string) (*content, error) {
 	}
 	for {
 		fd, err := unix.Openat(int(o.dir.file.Fd()), base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		if err == unix.EINTR {
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {

@@ -12,12 +12,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-const (
-	// peeked is what tells a tar archive: its first header.
-	peeked = 512
-	// maxWindow bounds what a decompressor may hold, in bytes.
-	maxWindow = 128 << 20
-)
+// maxWindow bounds what a decompressor may hold, in bytes.
+const maxWindow = 128 << 20
 
 var (
 	gzipMagic  = []byte{0x1f, 0x8b}

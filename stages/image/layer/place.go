@@ -81,14 +81,13 @@ func (p *Placement) lookup(name string) (Node, bool) {
 	return p.View.Lookup(name)
 }
 
-func (p *Placement) put(e Entry) *Entry {
+func (p *Placement) put(e Entry) {
 	if p.entries == nil {
 		p.entries = map[string]*Entry{}
 	}
 	if e.Name != "" {
 		p.entries[e.Name] = &e
 	}
-	return &e
 }
 
 // directory makes sure that name is a directory. Those that exist are written

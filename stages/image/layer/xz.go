@@ -151,7 +151,8 @@ func (g *xzGuard) chunk() (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	control, run := head[0], int64(1)
+	var run int64
+	control := head[0]
 	switch {
 	case control == 0:
 		g.packed++

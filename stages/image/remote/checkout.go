@@ -236,7 +236,7 @@ func (k *checkout) submodules(ctx context.Context, g *Git, whole *object.Tree, l
 	}
 	file, err := whole.File(".gitmodules")
 	if err != nil {
-		return nil // like git, which then knows no submodule
+		return nil //nolint:nilerr // like git, which then knows no submodule
 	}
 	if file.Size > maxModulesFile {
 		return errors.New(".gitmodules is too large")

@@ -43,7 +43,7 @@ func fillStore(dir, seed string) error {
 	if err != nil {
 		return err
 	}
-	random := rand.New(rand.NewPCG(number, 1)) //nolint:gosec // of a test
+	random := rand.New(rand.NewPCG(number, 1))
 	s, err := Open(dir, Options{MaxBytes: testCap})
 	if err != nil {
 		return err
@@ -107,7 +107,7 @@ func putPiecewise(session *Session, data []byte) error {
 func stored(dir string) (total int64) {
 	_ = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() || entry.Name() == grantedName {
-			return nil // files come and go
+			return nil //nolint:nilerr // files come and go
 		}
 		if info, err := entry.Info(); err == nil {
 			total += info.Size()

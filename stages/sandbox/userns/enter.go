@@ -35,7 +35,7 @@ func init() {
 	if err := os.Setenv(stageVariable, "inside"); err != nil {
 		os.Exit(1)
 	}
-	err := syscall.Exec("/proc/self/exe", os.Args, os.Environ())
+	err := syscall.Exec("/proc/self/exe", os.Args, os.Environ()) //nolint:gosec // this program again, with the arguments it was given
 	fmt.Fprintln(os.Stderr, "tidegate: start in a user namespace:", err)
 	os.Exit(1)
 }
@@ -85,7 +85,11 @@ func Enter() (status int, done bool, err error) {
 			if code := child.ProcessState.ExitCode(); code >= 0 {
 				return code, true, nil
 			}
-			return 128 + int(child.ProcessState.Sys().(syscall.WaitStatus).Signal()), true, nil
+			status, ok := child.ProcessState.Sys().(syscall.WaitStatus)
+			if !ok {
+				return 1, true, nil
+			}
+			return 128 + int(status.Signal()), true, nil // as a shell tells of signals
 		}
 	}
 }
@@ -96,7 +100,7 @@ func start() (*exec.Cmd, *os.File, error) {
 		return nil, nil, err
 	}
 	defer wait.Close()
-	child := exec.Command("/proc/self/exe", os.Args[1:]...)
+	child := exec.Command("/proc/self/exe", os.Args[1:]...) //nolint:gosec,noctx // this program again, with the arguments it was given; it lives as long as this one
 	child.Args[0] = os.Args[0]
 	child.Env = append(os.Environ(), stageVariable+"=wait")
 	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -142,6 +146,7 @@ func mapSubordinate(pid, uid, gid int) error {
 			return err
 		}
 		var output bytes.Buffer
+		//nolint:noctx // it writes a line into /proc and ends
 		tool := exec.Command(m.tool, strconv.Itoa(pid), "0", strconv.Itoa(m.own), "1", "1", strconv.FormatUint(uint64(first), 10), strconv.FormatUint(uint64(count), 10))
 		tool.Stdout, tool.Stderr = &output, &output
 		if err := tool.Run(); err != nil {
