@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tidegate-ci/tidegate/stages/sandbox/userns"
 )
 
 // xattrPrefix is how PAX records name extended attributes.
@@ -20,7 +22,8 @@ const maxXattrs = 64 << 10
 // keepsXattr tells whether an attribute belongs to a file of an image: the
 // others say something about the machine the file is on.
 func keepsXattr(name string) bool {
-	return name == "security.capability" || strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
+	return name == "security.capability" ||
+		strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.") && name != userns.OwnerAttribute
 }
 
 // keptXattrs are those of an archive's entry.
