@@ -208,9 +208,11 @@ func TestSlowClient(t *testing.T) {
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+Prefix+"/runs/run/stream?follow=1", nil)
 	require.NoError(t, err)
 	request.Header.Set("Authorization", "Bearer "+f.secrets["reader"])
-	response, err := http.DefaultClient.Do(request)
-	require.NoError(t, err)
-	defer response.Body.Close()
+	// On a busy machine even the head may be too late: what counts is that the
+	// server lets go.
+	if response, err := http.DefaultClient.Do(request); err == nil {
+		defer response.Body.Close()
+	}
 	<-ended
 }
 
