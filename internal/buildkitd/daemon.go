@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"text/template"
@@ -97,13 +98,22 @@ func Start(ctx context.Context, options Options) (_ *Daemon, err error) {
 	d.command.Stdout, d.command.Stderr = d.log, d.log
 	d.command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + d.dir, "TMPDIR=" + d.dir, "XDG_RUNTIME_DIR=" + d.dir}
 	d.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := d.command.Start(); err != nil {
+	started := make(chan error)
+	go func() {
+		// The kernel ends the daemon with the thread that started it, and threads
+		// end: those that a RUN in this process has put into another namespace.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := d.command.Start()
+		started <- err
+		if err == nil {
+			d.exit = d.command.Wait()
+			close(d.ended)
+		}
+	}()
+	if err := <-started; err != nil {
 		return nil, errors.Join(err, d.log.Close(), os.RemoveAll(d.dir))
 	}
-	go func() {
-		d.exit = d.command.Wait()
-		close(d.ended)
-	}()
 	if err := d.ready(ctx); err != nil {
 		tail := d.logTail()
 		return nil, errors.Join(fmt.Errorf("buildkitd: %w; its log ends with:\n%s", err, tail), d.Close())

@@ -1,6 +1,6 @@
 // Package buildkit hands builds to a buildkitd, through its own client program
-// buildctl: the protocol's library would make the binary larger by a third for
-// something few use.
+// buildctl, in the version that fits the daemon, and keeps the protocol's
+// library out of a binary of which few use it.
 package buildkit
 
 import (
