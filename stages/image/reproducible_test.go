@@ -65,6 +65,7 @@ func drawTree(t *rapid.T) []node {
 
 // plant makes a tree, in an order and with times of its own.
 func plant(t require.TestingT, dir string, nodes []node, seed uint64) {
+	require.NoError(t, os.MkdirAll(dir, 0o755)) // the tree may be empty
 	random := rand.New(rand.NewPCG(seed, 2))
 	nodes = slices.Clone(nodes)
 	random.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })

@@ -83,11 +83,12 @@ func (d *diff) root() error {
 			return err
 		}
 	}
-	return d.directory("")
+	return d.directory("", false)
 }
 
 // directory lists what changed below the directory name, in a fixed order.
-func (d *diff) directory(name string) error {
+// covered says that it, or one above it, hides what lower layers have there.
+func (d *diff) directory(name string, covered bool) error {
 	if err := d.ctx.Err(); err != nil {
 		return context.Cause(d.ctx)
 	}
@@ -106,14 +107,14 @@ func (d *diff) directory(name string) error {
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), strings.Compare(a.Name(), b.Name()))
 	})
 	for _, child := range children {
-		if err := d.child(path.Join(name, child.Name())); err != nil {
+		if err := d.child(path.Join(name, child.Name()), covered); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (d *diff) child(name string) error {
+func (d *diff) child(name string, covered bool) error {
 	file := filepath.Join(d.snapshot.Upper, name)
 	var stat unix.Stat_t
 	if err := unix.Lstat(file, &stat); err != nil {
@@ -146,10 +147,11 @@ func (d *diff) child(name string) error {
 			return err
 		}
 	}
-	if err := d.directory(name); err != nil {
+	covered = covered || opaque
+	if err := d.directory(name, covered); err != nil {
 		return err
 	}
-	if opaque || len(d.entries) > before+1 {
+	if covered || len(d.entries) > before+1 {
 		return nil
 	}
 	// Nothing below it changed: overlayfs copies a directory up also when

@@ -88,6 +88,32 @@ func TestLayersRoundTrip(t *testing.T) {
 	})
 }
 
+// A directory that was removed and made again hides the old one; what was made
+// in it anew is in the layer, even if the old one had the same.
+func TestADirectoryMadeAgainKeepsWhatIsInIt(t *testing.T) {
+	ctx := context.Background()
+	store, other := openStore(t), openStore(t)
+	var layers []v1.Hash
+	for range 2 {
+		snapshot, err := store.Mount(ctx, layers)
+		require.NoError(t, err)
+		require.NoError(t, os.RemoveAll(filepath.Join(snapshot.Root, "lists")))
+		require.NoError(t, os.MkdirAll(filepath.Join(snapshot.Root, "lists/partial/deep"), 0o755))
+		var stream bytes.Buffer
+		_, err = snapshot.Diff(ctx, &stream, DiffOptions{})
+		require.NoError(t, err)
+		id := digestOf(stream.Bytes())
+		require.NoError(t, snapshot.Close())
+		require.NoError(t, other.Ensure(ctx, id, opener(stream.Bytes())))
+		require.NoError(t, store.Ensure(ctx, id, opener(stream.Bytes())))
+		layers = append(layers, id)
+	}
+	mounted, err := other.Mount(ctx, layers)
+	require.NoError(t, err)
+	require.DirExists(t, filepath.Join(mounted.Root, "lists/partial/deep"))
+	require.NoError(t, mounted.Close())
+}
+
 func TestALayerIsUnpackedOnceForAll(t *testing.T) {
 	dir := t.TempDir()
 	stream := archive(t, file("a", "1"))
