@@ -44,6 +44,37 @@ func drawHeader(t *rapid.T) tar.Header {
 	return regular(name + "/.wh..wh..opq")
 }
 
+// A layer may hide all that is below it, by a marker at its root or at a link
+// that leads there.
+func TestALayerThatHidesAllBelow(t *testing.T) {
+	ctx := context.Background()
+	for _, headers := range [][]tar.Header{
+		{regular(".wh..wh..opq"), regular("x")},
+		{link("b/c", "/"), regular("b/c/.wh..wh..opq"), regular("x")},
+	} {
+		store, err := rootfs.Open(t.TempDir())
+		require.NoError(t, err, "this test needs root")
+		var layers []v1.Hash
+		var view View
+		for _, layer := range [][]tar.Header{{regular("a")}, headers} {
+			stream := tarOf(t, layer...)
+			sum := sha256.Sum256(stream)
+			id := v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}
+			require.NoError(t, store.Ensure(ctx, id, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(stream)), nil }))
+			table, err := ReadTable(bytes.NewReader(stream))
+			require.NoError(t, err)
+			view, layers = view.Above(table), append(layers, id)
+		}
+		snapshot, err := store.Mount(ctx, layers)
+		require.NoError(t, err)
+		require.NoFileExists(t, filepath.Join(snapshot.Root, "a"))
+		require.FileExists(t, filepath.Join(snapshot.Root, "x"))
+		require.NoError(t, snapshot.Close())
+		_, ok := view.Lookup("a")
+		require.False(t, ok)
+	}
+}
+
 // What a view of tables says is what the mounted layers show.
 func TestViewsAgreeWithMountedLayers(t *testing.T) {
 	ctx := context.Background()

@@ -118,6 +118,14 @@ func (s *Store) stackUp(snapshot *Snapshot, layers []v1.Hash) error {
 			return err
 		}
 		below, tree := snapshot.layers, s.treeDir(id)
+		// Overlayfs merges the roots of all layers, whatever they are marked with.
+		opaque, err := isOpaque(tree)
+		if err != nil {
+			return err
+		}
+		if opaque {
+			below = nil
+		}
 		snapshot.layers = append(stack{tree}, below...)
 		if len(below) == 0 || len(r.Implied) == 0 {
 			continue
