@@ -99,10 +99,10 @@ type story struct {
 
 // Play plays the whole story. The error says which part did not happen; the
 // report tells what did until then.
-func Play(ctx context.Context, options Options) (_ Report, err error) {
+func Play(ctx context.Context, options Options) (report Report, err error) {
 	s := &story{Options: options, Timeline: NewTimeline(options.Out, time.Now), namespace: "tidegate-demo", images: map[string]string{}}
 	began := time.Now()
-	defer func() { s.report.Seconds = time.Since(began).Seconds() }()
+	defer func() { report.Seconds = time.Since(began).Seconds() }()
 	if !options.Keep {
 		defer func() { err = errors.Join(err, s.cleanUp(context.WithoutCancel(ctx))) }()
 	}
