@@ -109,7 +109,7 @@ func TestDebugOpensAShellInTheFailedStep(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	context := filepath.Join(dir, "context")
 	require.NoError(t, os.Mkdir(context, 0o755))
-	dockerfile := "FROM busybox\nENV GREETING=hello\nWORKDIR /work\nRUN echo left > /work/behind && exit 3\n"
+	dockerfile := "FROM busybox\nENV GREETING=hello\nWORKDIR /srv/app\nRUN echo left > /srv/app/behind && exit 3\n"
 	require.NoError(t, os.WriteFile(filepath.Join(context, "Dockerfile"), []byte(dockerfile), 0o600))
 
 	start := func(arguments ...string) (*exec.Cmd, *os.File, *screen) {
@@ -127,10 +127,10 @@ func TestDebugOpensAShellInTheFailedStep(t *testing.T) {
 
 	command, person, shown := start("--debug")
 	shown.await(t, "in the filesystem of the failed step")
-	require.Contains(t, shown.String(), ">    4 | RUN echo left > /work/behind && exit 3")
+	require.Contains(t, shown.String(), ">    4 | RUN echo left > /srv/app/behind && exit 3")
 	_, err = person.WriteString("echo \"<$GREETING $(pwd) $(cat behind) $(stty size)>\"\n")
 	require.NoError(t, err)
-	shown.await(t, "<hello /work left 40 100>")
+	shown.await(t, "<hello /srv/app left 40 100>")
 	// Ctrl-C reaches what runs in the shell, and not the build.
 	_, err = person.WriteString("sh -c 'echo \"asleep $((1+2))\"; exec sleep 600'\n")
 	require.NoError(t, err)
