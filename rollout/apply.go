@@ -24,22 +24,33 @@ import (
 // annotationBake marks a Deployment whose minReadySeconds a rollout raised.
 const annotationBake = "tidegate.dev/bake"
 
+// annotationRestarted in a pod template is when someone restarted the release.
+const annotationRestarted = "tidegate.dev/restarted-at"
+
 // scaleManager owns the replicas of a workload after Tidegate let go of them in
 // favour of an autoscaler: giving up a field that nobody else owns would reset it to 1.
 const scaleManager = "tidegate-scale"
 
-// managedPods says how a workload is written beyond what its manifest says.
+// settings says how a workload is written beyond what its manifest says.
 type settings struct {
 	bake   time.Duration // 0 leaves minReadySeconds as it is
 	paused bool
 	// scaled is true when an autoscaler owns the number of replicas.
 	scaled bool
+	// restarted is put into the pod template, so that all pods are replaced;
+	// zero leaves the template as it is.
+	restarted time.Time
 }
 
 // shape puts settings into a Deployment; other kinds are left as they are.
 func shape(u *unstructured.Unstructured, s settings) error {
 	if s.scaled {
 		unstructured.RemoveNestedField(u.Object, "spec", "replicas")
+	}
+	if !s.restarted.IsZero() {
+		if err := unstructured.SetNestedField(u.Object, s.restarted.UTC().Format(time.RFC3339), "spec", "template", "metadata", "annotations", annotationRestarted); err != nil {
+			return fmt.Errorf("%s: spec.template.metadata.annotations: %w", manifest.RefOf(u), err)
+		}
 	}
 	if u.GetKind() != "Deployment" {
 		return nil

@@ -9,8 +9,6 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/tidegate-ci/tidegate/rollout/health"
@@ -24,8 +22,8 @@ const ManifestRejected health.Reason = "ManifestRejected"
 const dryRuns = 8
 
 // begin checks the whole release against the API server, which changes
-// nothing, and records the new rollout in state pending.
-func (d *driver) begin(ctx context.Context, request Request) error {
+// nothing, and records the new rollout in state pending, with a note if there is one.
+func (d *driver) begin(ctx context.Context, request Request, note string) error {
 	record := d.record
 	r := &Rollout{
 		Digest: request.Release.Digest, Strategy: request.Strategy, Bake: *request.Bake, Deadline: request.Deadline,
@@ -45,6 +43,9 @@ func (d *driver) begin(ctx context.Context, request Request) error {
 		}
 	}
 	var notes []string
+	if note != "" {
+		notes = append(notes, note)
+	}
 	if taken := takenOver(request.Release, findings); taken != "" {
 		notes = append(notes, taken)
 	}
@@ -70,6 +71,8 @@ func (d *driver) begin(ctx context.Context, request Request) error {
 		}
 	}
 	r.Base, r.Note = record.Verified, strings.Join(notes, "; ")
+	// Pods that this release does not change are not replaced by forgetting a restart.
+	r.RestartedAt = record.restartedAt(record.Verified)
 	d.release = request.Release
 	return d.enter(ctx, r)
 }
@@ -129,11 +132,8 @@ func (d *driver) tryAll(ctx context.Context, request Request) ([]finding, error)
 			brings["kind/"+group+"/"+kind] = true
 		}
 	}
-	var autoscalers *autoscalingv2.HorizontalPodAutoscalerList
-	if err := d.retry(ctx, "listing autoscalers", func(ctx context.Context) (err error) {
-		autoscalers, err = d.kube.AutoscalingV2().HorizontalPodAutoscalers(request.Namespace).List(ctx, metav1.ListOptions{})
-		return err
-	}); err != nil {
+	scaled, err := d.scaledWorkloads(ctx, request.Release)
+	if err != nil {
 		return nil, err
 	}
 	findings := make([]finding, len(request.Release.Objects))
@@ -148,7 +148,7 @@ func (d *driver) tryAll(ctx context.Context, request Request) ([]finding, error)
 		}
 		group.Go(func() error {
 			u := manifest.Stamped(object, d.app, d.record.Revisions+1, request.Release.Digest)
-			if manifest.IsWorkload(ref) && (scaledByRelease(ref, request.Release) || slices.ContainsFunc(autoscalers.Items, func(h autoscalingv2.HorizontalPodAutoscaler) bool { return scales(&h, ref) })) {
+			if scaled(ref) {
 				if err := shape(u, settings{scaled: true}); err != nil {
 					return fmt.Errorf("%w: %w", ErrRejected, err)
 				}

@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -15,6 +16,9 @@ const (
 	CommandResume    CommandKind = "resume"
 	CommandAbort     CommandKind = "abort"
 	CommandSupersede CommandKind = "supersede"
+	CommandRetry     CommandKind = "retry"
+	CommandRestart   CommandKind = "restart"
+	CommandForget    CommandKind = "forget"
 )
 
 // Command waits in the record for the owner of the rollout.
@@ -35,6 +39,26 @@ type Reply struct {
 	Accepted bool      `json:"accepted"`
 	Message  string    `json:"message"`
 	At       time.Time `json:"at"`
+}
+
+// Said is a command that was given to a rollout, and how it was answered.
+type Said struct {
+	Command  CommandKind `json:"command"`
+	By       string      `json:"by,omitempty"`
+	At       time.Time   `json:"at"`
+	Accepted bool        `json:"accepted"`
+	Message  string      `json:"message"`
+}
+
+// maxSaid bounds the commands that a rollout remembers.
+const maxSaid = 20
+
+// hear writes a command down. Nothing is done by it.
+func (r *Rollout) hear(command Command, a answer, now time.Time) {
+	r.Said = append(r.Said, Said{Command: command.Kind, By: clipText(command.By), At: now, Accepted: a.accepted, Message: a.message})
+	if more := len(r.Said) - maxSaid; more > 0 {
+		r.Said = slices.Delete(r.Said, 0, more)
+	}
 }
 
 // answer is how a command is met in a state. A command that is accepted in
@@ -105,6 +129,48 @@ var answers = map[CommandKind]map[State]answer{
 		Failed:      yes("it has ended already"),
 		Superseded:  yes("it has ended already"),
 	},
+	CommandRetry: {
+		Pending:     yes("it is under way already"),
+		Applying:    yes("it is under way already"),
+		Canary:      yes("it is under way already"),
+		Promoting:   yes("it is under way already"),
+		Rolling:     yes("it is under way already"),
+		Finishing:   yes("it has passed already"),
+		RollingBack: no("it is being rolled back; retry when that is done"),
+		Withdrawing: no("a newer release takes its place"),
+		Verified:    yes("it is verified already"),
+		RolledBack:  yes("started again"),
+		Failed:      yes("started again"),
+		Superseded:  yes("started again"),
+	},
+	CommandRestart: {
+		Pending:     no("a release is on its way; abort it first, or wait"),
+		Applying:    no("a release is on its way; abort it first, or wait"),
+		Canary:      no("a release is on its way; abort it first, or promote it"),
+		Promoting:   no("a release is on its way, and replaces all pods; wait for it"),
+		Rolling:     no("a release is on its way, and replaces all pods; wait for it"),
+		Finishing:   no("a release is being tidied up; try again in a moment"),
+		RollingBack: no("a release is being rolled back; restart when that is done"),
+		Withdrawing: no("a newer release takes its place"),
+		Verified:    yes("restarting"),
+		RolledBack:  yes("restarting"),
+		Failed:      yes("restarting"),
+		Superseded:  yes("restarting"),
+	},
+	CommandForget: {
+		Pending:     no("a release is on its way; abort it first"),
+		Applying:    no("a release is on its way; abort it first"),
+		Canary:      no("a release is on its way; abort or promote it first"),
+		Promoting:   no("a release is on its way; abort it first, or wait"),
+		Rolling:     no("a release is on its way; abort it first, or wait"),
+		Finishing:   no("a release is being tidied up; try again in a moment"),
+		RollingBack: no("a release is being rolled back; forget it when that is done"),
+		Withdrawing: no("a newer release takes its place"),
+		Verified:    yes("forgotten"),
+		RolledBack:  yes("forgotten"),
+		Failed:      yes("forgotten"),
+		Superseded:  yes("forgotten"),
+	},
 	CommandSupersede: {
 		Pending:     yes("making way"),
 		Applying:    yes("making way"),
@@ -130,6 +196,9 @@ func answerTo(record *Record, command Command) answer {
 		return no(fmt.Sprintf("it was meant for revision %d, and revision %d is current now", command.Revision, record.Current.Revision))
 	}
 	a, ok := answers[command.Kind][record.Current.State]
+	if command.Kind == CommandRestart && a.accepted && record.Verified == 0 {
+		return no("nothing is verified yet; start a release")
+	}
 	if !ok {
 		return no(fmt.Sprintf("unknown command %q", command.Kind))
 	}
@@ -143,6 +212,7 @@ func (r *Record) obey(now time.Time) error {
 	a := answerTo(r, command)
 	r.Command = nil
 	r.Reply = &Reply{ID: command.ID, Accepted: a.accepted, Message: a.message, At: now}
+	r.Current.hear(command, a, now)
 	if !a.accepted || r.Current.State.Final() {
 		return nil
 	}

@@ -60,7 +60,10 @@ func New(cluster Cluster, options Options) (*Controller, error) {
 }
 
 // Target names an application in a namespace.
-type Target struct{ App, Namespace string }
+type Target struct {
+	App       string `json:"app"`
+	Namespace string `json:"namespace"`
+}
 
 func (c *Controller) store(t Target) *store {
 	return &store{clients: c.clients, app: t.App, namespace: t.Namespace}
@@ -117,7 +120,7 @@ func (c *Controller) Start(ctx context.Context, request Request, progress func(P
 		result.Unchanged = err == nil && (request.RunID == "" || done.RunID != request.RunID)
 		return result, err
 	}
-	if err := d.begin(ctx, request); err != nil {
+	if err := d.begin(ctx, request, ""); err != nil {
 		return Result{}, err
 	}
 	if err := d.finishCurrent(ctx, nil); err != nil {
@@ -137,8 +140,8 @@ func (r *Record) already(request Request) *Rollout {
 	if request.RunID != "" && sameWork(r.Current, request) {
 		return r.Current
 	}
-	if r.Stable != r.Verified || r.Verified == 0 {
-		return nil
+	if r.Stable != r.Verified || r.Verified == 0 || request.Force {
+		return nil // with Force, drift is to be put right
 	}
 	if serving := r.Revision(r.Verified); serving != nil && serving.Digest == request.Release.Digest {
 		return serving

@@ -355,6 +355,7 @@ func (d *driver) applySet(ctx context.Context, release *manifest.Release, revisi
 		}
 		u := manifest.Stamped(object, d.app, revision, release.Digest)
 		if manifest.IsWorkload(ref) {
+			s.restarted = d.record.restartedAt(revision)
 			if err := d.applyWorkload(ctx, u, s, d.watch.scaled(ref, release)); err != nil {
 				return err
 			}

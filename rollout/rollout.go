@@ -179,6 +179,9 @@ type Rollout struct {
 	Images   []string      `json:"images,omitempty"`
 	// RollbackTo is the revision whose content a manual rollback puts back.
 	RollbackTo int `json:"rollbackTo,omitempty"`
+	// RestartedAt is in the pod templates since someone restarted this release;
+	// zero when nobody has.
+	RestartedAt time.Time `json:"restartedAt,omitzero"`
 	// Note tells what a person should know: objects taken over, a strategy that could not be used.
 	Note string `json:"note,omitempty"`
 
@@ -213,6 +216,8 @@ type Rollout struct {
 	EndedBy string   `json:"endedBy,omitempty"`
 	Failure *Failure `json:"failure,omitempty"`
 	Gates   []Gate   `json:"gates,omitempty"`
+	// Said are the commands that were given to it, oldest first, the newest kept.
+	Said []Said `json:"said,omitempty"`
 	// Analyses are what metric gates have seen, by step.
 	Analyses []Analysis `json:"analyses,omitempty"`
 }

@@ -30,9 +30,10 @@ func TestEveryCommandInEveryState(t *testing.T) {
 			RollingBack: Withdrawing},
 	}
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	for _, kind := range []CommandKind{CommandPromote, CommandPause, CommandResume, CommandAbort, CommandSupersede} {
+	for _, kind := range []CommandKind{CommandPromote, CommandPause, CommandResume, CommandAbort, CommandSupersede, CommandRetry, CommandRestart, CommandForget} {
 		for _, state := range states {
 			t.Run(string(kind)+" in "+string(state), func(t *testing.T) {
+				require.Contains(t, answers[kind], state)
 				record := liveIn(state)
 				record.Command = &Command{ID: "1", Kind: kind, By: "oncall", Revision: 2}
 				require.NoError(t, record.obey(now))
@@ -46,9 +47,12 @@ func TestEveryCommandInEveryState(t *testing.T) {
 				if kind == CommandPause {
 					require.Equal(t, record.Reply.Accepted, record.Current.Paused)
 				}
+				require.Equal(t, []Said{{Command: kind, By: "oncall", At: now, Accepted: record.Reply.Accepted, Message: record.Reply.Message}}, record.Current.Said)
 				once := *record.Current
 				record.Command = &Command{ID: "2", Kind: kind, By: "oncall", Revision: 2}
 				require.NoError(t, record.obey(now))
+				require.Len(t, record.Current.Said, 2)
+				once.Said, record.Current.Said = nil, nil
 				if kind != CommandPromote { // which passes one step more
 					require.Equal(t, once, *record.Current, "repeats harmlessly")
 				}
@@ -122,4 +126,39 @@ func TestRequestIsChecked(t *testing.T) {
 		change(&r)
 		require.ErrorIs(t, r.check(), ErrInvalid, name)
 	}
+}
+
+// Commands that begin a rollout of their own do nothing but where it ended.
+func TestCommandsThatBeginARollout(t *testing.T) {
+	for _, kind := range []CommandKind{CommandRetry, CommandRestart, CommandForget} {
+		for _, state := range states {
+			record := liveIn(state)
+			_, done, err := idle(record, Command{Kind: kind})
+			switch {
+			case !state.Final():
+				require.True(t, done, "%s in %s", kind, state)
+				if kind != CommandRetry {
+					require.ErrorIs(t, err, ErrRefused, "%s in %s", kind, state)
+				}
+			case kind == CommandRetry && state == Verified:
+				require.True(t, done)
+				require.NoError(t, err)
+			default:
+				require.False(t, done, "%s in %s", kind, state)
+			}
+		}
+	}
+	record := liveIn(Failed)
+	record.Verified = 0
+	_, _, err := idle(record, Command{Kind: CommandRestart})
+	require.ErrorContains(t, err, "nothing is verified")
+}
+
+func TestARolloutRemembersBoundedCommands(t *testing.T) {
+	record := liveIn(Rolling)
+	for range 3 * maxSaid {
+		record.Command = &Command{Kind: CommandPromote, By: "oncall"}
+		require.NoError(t, record.obey(time.Now()))
+	}
+	require.Len(t, record.Current.Said, maxSaid)
 }

@@ -56,7 +56,7 @@ func newRolloutStatusCommand(f *clusterFlags) *cobra.Command {
 			return nil
 		},
 	}
-	command.Flags().StringVarP(&output, "output", "o", "table", "output format: table, json or yaml")
+	outputFlag(command, &output)
 	command.Flags().BoolVarP(&watch, "watch", "w", false, "print every change until the rollout has ended")
 	return command
 }
@@ -79,7 +79,7 @@ func newRolloutHistoryCommand(f *clusterFlags) *cobra.Command {
 			return printOutput(cmd.OutOrStdout(), output, rollouts, func(w io.Writer) { printHistory(w, rollouts) })
 		},
 	}
-	command.Flags().StringVarP(&output, "output", "o", "table", "output format: table, json or yaml")
+	outputFlag(command, &output)
 	return command
 }
 
@@ -186,6 +186,9 @@ func printRecord(w io.Writer, record *rollout.Record, owner string) {
 	for _, gate := range c.Gates {
 		row("gate", gateText(gate))
 	}
+	for _, said := range c.Said {
+		row("asked", saidText(said))
+	}
 	if c.Failure != nil {
 		row("reason", string(c.Failure.Reason))
 	}
@@ -200,6 +203,21 @@ func gateText(gate rollout.Gate) string {
 		what = fmt.Sprintf("step %d", gate.Step)
 	}
 	return fmt.Sprintf("%s, %s: passed at %s: %s", what, gate.Kind, gate.At.Format(time.TimeOnly), gate.Evidence)
+}
+
+func saidText(said rollout.Said) string {
+	how := "refused"
+	if said.Accepted {
+		how = "accepted"
+	}
+	return fmt.Sprintf("%s at %s by %s: %s: %s", said.Command, said.At.Format(time.TimeOnly), orSomeone(said.By), how, said.Message)
+}
+
+func orSomeone(by string) string {
+	if by == "" {
+		return "someone unknown"
+	}
+	return by
 }
 
 func printChange(w io.Writer, record *rollout.Record) {
