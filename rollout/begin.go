@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -25,11 +26,7 @@ const dryRuns = 8
 // nothing, and records the new rollout in state pending, with a note if there is one.
 func (d *driver) begin(ctx context.Context, request Request, note string) error {
 	record := d.record
-	r := &Rollout{
-		Digest: request.Release.Digest, Strategy: request.Strategy, Bake: *request.Bake, Deadline: request.Deadline,
-		By: request.By, Commit: request.Commit, RunID: request.RunID, Images: manifest.Images(request.Release.Objects),
-		State: Pending, Started: d.clock(), StateSince: d.clock(),
-	}
+	r := request.rollout(d.clock())
 	findings, err := d.tryAll(ctx, request)
 	if errors.Is(err, ErrRejected) {
 		return errors.Join(err, d.recordRejected(ctx, r, err))
@@ -37,29 +34,28 @@ func (d *driver) begin(ctx context.Context, request Request, note string) error 
 	if err != nil {
 		return err
 	}
-	for i, f := range findings {
-		if f.foreign {
-			r.TakenOver = append(r.TakenOver, manifest.RefOf(request.Release.Objects[i]))
-		}
-	}
-	var notes []string
-	if note != "" {
-		notes = append(notes, note)
-	}
-	if taken := takenOver(request.Release, findings); taken != "" {
-		notes = append(notes, taken)
-	}
+	r.takeOver(request.Release, findings)
 	if record.Verified == 0 {
 		if err := d.adopt(ctx, request, findings); err != nil {
 			return err
 		}
 	}
-	var base *manifest.Release
+	d.base = nil
 	if record.Verified != 0 {
-		if base, err = d.store.release(ctx, record.Verified); err != nil {
+		if d.base, err = d.store.release(ctx, record.Verified); err != nil {
 			return err
 		}
 	}
+	if err := d.choose(request, r, []string{note, takenOver(request.Release, findings)}); err != nil {
+		return err
+	}
+	d.release = request.Release
+	return d.enter(ctx, r)
+}
+
+// choose settles how r is rolled out over the base. It writes nothing.
+func (d *driver) choose(request Request, r *Rollout, notes []string) (err error) {
+	record, base := d.record, d.base
 	if r.Strategy.Kind == CanaryStrategy {
 		var note string
 		if r.Canaries, note, err = canaryPlan(request.Release, base); err != nil {
@@ -70,11 +66,28 @@ func (d *driver) begin(ctx context.Context, request Request, note string) error 
 			notes = append(notes, note)
 		}
 	}
+	notes = slices.DeleteFunc(notes, func(note string) bool { return note == "" })
 	r.Base, r.Note = record.Verified, strings.Join(notes, "; ")
 	// Pods that this release does not change are not replaced by forgetting a restart.
 	r.RestartedAt = record.restartedAt(record.Verified)
-	d.release = request.Release
-	return d.enter(ctx, r)
+	return nil
+}
+
+// rollout is what the request asks for, before anything was looked at.
+func (r Request) rollout(now time.Time) *Rollout {
+	return &Rollout{
+		Digest: r.Release.Digest, Strategy: r.Strategy, Bake: *r.Bake, Deadline: r.Deadline,
+		By: r.By, Commit: r.Commit, RunID: r.RunID, Images: manifest.Images(r.Release.Objects),
+		State: Pending, Started: now, StateSince: now,
+	}
+}
+
+func (r *Rollout) takeOver(release *manifest.Release, findings []finding) {
+	for i, f := range findings {
+		if f.foreign {
+			r.TakenOver = append(r.TakenOver, manifest.RefOf(release.Objects[i]))
+		}
+	}
 }
 
 // enter stores the manifests and makes r the current rollout.
@@ -199,6 +212,22 @@ func takenOver(release *manifest.Release, findings []finding) string {
 // adopt makes what already serves, and was not made by Tidegate, the revision
 // to go back to: the first release over an existing workload has one, too.
 func (d *driver) adopt(ctx context.Context, request Request, findings []finding) error {
+	r, release, err := d.adoption(request, findings)
+	if err != nil || r == nil {
+		return err
+	}
+	d.release = release
+	if err := d.enter(ctx, r); err != nil {
+		return err
+	}
+	d.record.finish()
+	d.record.Stable = r.Revision
+	return d.save(ctx)
+}
+
+// adoption is the rollout and the release that stand for what others made; nil
+// when there is no workload of theirs.
+func (d *driver) adoption(request Request, findings []finding) (*Rollout, *manifest.Release, error) {
 	var objects []*unstructured.Unstructured
 	workload := false
 	for i, f := range findings {
@@ -208,20 +237,13 @@ func (d *driver) adopt(ctx context.Context, request Request, findings []finding)
 		}
 	}
 	if !workload {
-		return nil
+		return nil, nil, nil
 	}
 	release, err := manifest.FromObjects(objects)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	now := d.clock()
-	d.release = release
-	r := &Rollout{Digest: release.Digest, Strategy: Strategy{Kind: RollingStrategy}, By: "adopted", State: Verified, Images: manifest.Images(objects),
-		Note: "what ran before Tidegate took over", Started: now, StateSince: now, Finished: now}
-	if err := d.enter(ctx, r); err != nil {
-		return err
-	}
-	d.record.finish()
-	d.record.Stable = r.Revision
-	return d.save(ctx)
+	return &Rollout{Digest: release.Digest, Strategy: Strategy{Kind: RollingStrategy}, By: "adopted", State: Verified, Images: manifest.Images(objects),
+		Note: "what ran before Tidegate took over", Started: now, StateSince: now, Finished: now}, release, nil
 }

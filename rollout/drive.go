@@ -219,9 +219,7 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 			r.Peak, r.LastProgress = a.Peak, d.clock()
 		}
 	case ApplyNeeded:
-		if err := d.applySet(ctx, d.release, r.Revision, settings{}, func(ref manifest.Ref) bool {
-			return manifest.NeededByPods(ref) && (d.base == nil || !d.base.Contains(ref))
-		}); err != nil {
+		if err := d.applySet(ctx, d.release, r.Revision, settings{}, d.neededFirst); err != nil {
 			return err
 		}
 	case ApplyRelease:
@@ -239,11 +237,7 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 		}
 		return nil // seen in the cluster, nothing to record
 	case ScaleCanary:
-		release, revision := d.release, r.Revision
-		if a.Track == BaselineTrack {
-			release, revision = d.base, r.Base
-		}
-		u, err := a.Track.of(manifest.Stamped(release.Find(a.Ref), d.app, revision, release.Digest), a.Replicas)
+		u, err := d.companionOf(a)
 		if err != nil {
 			return err
 		}
@@ -282,6 +276,20 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 		}
 	}
 	return d.recorded(ctx, state)
+}
+
+// neededFirst tells whether an object is applied before a companion runs.
+func (d *driver) neededFirst(ref manifest.Ref) bool {
+	return manifest.NeededByPods(ref) && (d.base == nil || !d.base.Contains(ref))
+}
+
+// companionOf makes the companion Deployment that ScaleCanary asks for.
+func (d *driver) companionOf(a Action) (*unstructured.Unstructured, error) {
+	release, revision := d.release, d.record.Current.Revision
+	if a.Track == BaselineTrack {
+		release, revision = d.base, d.record.Current.Base
+	}
+	return a.Track.of(manifest.Stamped(release.Find(a.Ref), d.app, revision, release.Digest), a.Replicas)
 }
 
 // recorded saves the record and, when a state ended, tells those who want to know.
@@ -405,23 +413,32 @@ func (d *driver) prune(ctx context.Context) {
 	if d.record.Current.State == RollingBack {
 		serving, previous = d.base, nil
 	}
-	var inventory []manifest.Ref
-	for _, ref := range d.record.Inventory {
-		switch {
-		case serving.Contains(ref):
-			inventory = append(inventory, ref)
-		case previous != nil && previous.Contains(ref) && (ref.Kind == "ConfigMap" || ref.Kind == "Secret"):
-			inventory = append(inventory, ref)
-		case kept[ref.Kind]:
+	inventory, needless := prunable(d.record.Inventory, serving, previous)
+	for _, ref := range needless {
+		if kept[ref.Kind] {
 			d.log.Info("left for a person to delete: it may hold data", zap.Stringer("object", ref))
-		default:
-			if err := d.pruneOne(ctx, ref); err != nil {
-				d.log.Warn("cannot delete an object that no release needs any more", zap.Stringer("object", ref), zap.Error(err))
-				inventory = append(inventory, ref)
-			}
+			continue
+		}
+		if err := d.pruneOne(ctx, ref); err != nil {
+			d.log.Warn("cannot delete an object that no release needs any more", zap.Stringer("object", ref), zap.Error(err))
+			inventory = append(inventory, ref)
 		}
 	}
 	d.record.Inventory = inventory
+}
+
+// prunable parts an inventory into what the serving release or the
+// configuration of the one before it needs, and the rest.
+func prunable(inventory []manifest.Ref, serving, previous *manifest.Release) (needed, needless []manifest.Ref) {
+	for _, ref := range inventory {
+		switch {
+		case serving.Contains(ref), previous != nil && previous.Contains(ref) && (ref.Kind == "ConfigMap" || ref.Kind == "Secret"):
+			needed = append(needed, ref)
+		default:
+			needless = append(needless, ref)
+		}
+	}
+	return needed, needless
 }
 
 func (d *driver) pruneOne(ctx context.Context, ref manifest.Ref) error {

@@ -101,7 +101,7 @@ kubeconfig alone, whether or not a Tidegate server runs.`,
 	f.register(command)
 	command.AddCommand(newRolloutStartCommand(f), newRolloutStatusCommand(f), newRolloutHistoryCommand(f), newRolloutPromoteCommand(f),
 		newRolloutPauseCommand(f), newRolloutResumeCommand(f), newRolloutAbortCommand(f), newRolloutRollbackCommand(f),
-		newRolloutRetryCommand(f), newRolloutRestartCommand(f), newRolloutDiffCommand(f), newRolloutForgetCommand(f))
+		newRolloutPlanCommand(f), newRolloutRetryCommand(f), newRolloutRestartCommand(f), newRolloutDiffCommand(f), newRolloutForgetCommand(f))
 	return command
 }
 

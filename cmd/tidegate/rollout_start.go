@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -14,13 +15,7 @@ import (
 )
 
 func newRolloutStartCommand(f *clusterFlags) *cobra.Command {
-	var (
-		files, steps   []string
-		images         map[string]string
-		bake, deadline time.Duration
-		force          bool
-		commit         string
-	)
+	var flags releaseFlags
 	command := &cobra.Command{
 		Use:   "start APP -f FILE…",
 		Short: "Roll manifests out and wait until they are verified or taken back",
@@ -36,24 +31,15 @@ takes it back. A release of the same application that is under way is superseded
   tidegate rollout start shop -f k8s/ --bake 0s     # faster; a version that crashes after it turned ready may replace all pods`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: f.complete,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			strategy, err := canarySteps(steps)
-			if err != nil {
-				return err
-			}
 			controller, target, err := f.target(args)
 			if err != nil {
 				return err
 			}
-			objects, err := manifest.Load(".", files)
+			request, err := flags.request(cmd.Context(), target, f.by)
 			if err != nil {
-				return usageErrorf("%w", err)
+				return err
 			}
-			release, err := manifest.New(cmd.Context(), objects, manifest.Options{Namespace: target.Namespace, Images: images, Resolver: deploy.Registry{}})
-			if err != nil {
-				return usageErrorf("%w", err)
-			}
-			result, err := controller.Start(cmd.Context(), rollout.Request{App: target.App, Namespace: target.Namespace, Release: release,
-				Strategy: strategy, Bake: &bake, Deadline: deadline, Force: force, By: f.by, Commit: commit}, printProgress(cmd))
+			result, err := controller.Start(cmd.Context(), request, printProgress(cmd))
 			if err != nil {
 				printFailure(cmd.ErrOrStderr(), result.Rollout.Failure)
 				return rolloutError(err)
@@ -66,16 +52,47 @@ takes it back. A release of the same application that is under way is superseded
 			return nil
 		},
 	}
-	flags := command.Flags()
-	flags.StringArrayVarP(&files, "file", "f", nil, "manifest file or directory below the working directory; may be repeated")
-	flags.StringToStringVar(&images, "image", nil, "NAME=REFERENCE@DIGEST for images that the manifests call NAME")
-	flags.StringArrayVar(&steps, "canary", nil, "a canary step, WEIGHT[:HOLD] (percent, duration); may be repeated")
-	flags.DurationVar(&bake, "bake", rollout.DefaultBake, "how long new pods must stay good; 0s gives up that safety for speed")
-	flags.DurationVar(&deadline, "deadline", rollout.DefaultDeadline, "longest time without progress")
-	flags.BoolVar(&force, "force", false, "overwrite what others changed in objects that Tidegate applied")
-	flags.StringVar(&commit, "commit", "", "the commit that the manifests are from, for the record")
-	cobra.CheckErr(command.MarkFlagRequired("file"))
+	flags.register(command)
 	return command
+}
+
+// releaseFlags say what is rolled out, and how.
+type releaseFlags struct {
+	files, steps   []string
+	images         map[string]string
+	bake, deadline time.Duration
+	force          bool
+	commit         string
+}
+
+func (r *releaseFlags) register(command *cobra.Command) {
+	flags := command.Flags()
+	flags.StringArrayVarP(&r.files, "file", "f", nil, "manifest file or directory below the working directory; may be repeated")
+	flags.StringToStringVar(&r.images, "image", nil, "NAME=REFERENCE@DIGEST for images that the manifests call NAME")
+	flags.StringArrayVar(&r.steps, "canary", nil, "a canary step, WEIGHT[:HOLD] (percent, duration); may be repeated")
+	flags.DurationVar(&r.bake, "bake", rollout.DefaultBake, "how long new pods must stay good; 0s gives up that safety for speed")
+	flags.DurationVar(&r.deadline, "deadline", rollout.DefaultDeadline, "longest time without progress")
+	flags.BoolVar(&r.force, "force", false, "overwrite what others changed in objects that Tidegate applied")
+	flags.StringVar(&r.commit, "commit", "", "the commit that the manifests are from, for the record")
+	cobra.CheckErr(command.MarkFlagRequired("file"))
+}
+
+// request renders the manifests and makes a request of them.
+func (r *releaseFlags) request(ctx context.Context, target rollout.Target, by string) (rollout.Request, error) {
+	strategy, err := canarySteps(r.steps)
+	if err != nil {
+		return rollout.Request{}, err
+	}
+	objects, err := manifest.Load(".", r.files)
+	if err != nil {
+		return rollout.Request{}, usageErrorf("%w", err)
+	}
+	release, err := manifest.New(ctx, objects, manifest.Options{Namespace: target.Namespace, Images: r.images, Resolver: deploy.Registry{}})
+	if err != nil {
+		return rollout.Request{}, usageErrorf("%w", err)
+	}
+	return rollout.Request{App: target.App, Namespace: target.Namespace, Release: release, Strategy: strategy,
+		Bake: &r.bake, Deadline: r.deadline, Force: r.force, By: by, Commit: r.commit}, nil
 }
 
 func canarySteps(steps []string) (rollout.Strategy, error) {

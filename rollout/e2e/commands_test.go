@@ -206,3 +206,64 @@ func TestForgetLeavesWhatRunsAsItIs(t *testing.T) {
 	result := w.startVerified(v2)
 	require.Equal(t, 2, result.Rollout.Revision)
 }
+
+// The plan of a release names the steps and writes that the release then
+// makes, and planning changes nothing.
+func TestPlanWritesNothingAndComesTrue(t *testing.T) {
+	w := newWorld(t)
+	v1, v2 := image(t, "VERSION=1"), image(t, "VERSION=2")
+	everything := func() map[string]string {
+		versions := map[string]string{}
+		deployments, err := kube.AppsV1().Deployments(w.namespace).List(w.ctx, metav1.ListOptions{})
+		require.NoError(t, err)
+		for _, d := range deployments.Items {
+			versions["Deployment/"+d.Name] = d.ResourceVersion
+		}
+		configs, err := kube.CoreV1().ConfigMaps(w.namespace).List(w.ctx, metav1.ListOptions{LabelSelector: "tidegate.dev/app"})
+		require.NoError(t, err)
+		for _, c := range configs.Items {
+			versions["ConfigMap/"+c.Name] = c.ResourceVersion
+		}
+		secrets, err := kube.CoreV1().Secrets(w.namespace).List(w.ctx, metav1.ListOptions{LabelSelector: "tidegate.dev/app"})
+		require.NoError(t, err)
+		for _, s := range secrets.Items {
+			versions["Secret/"+s.Name] = s.ResourceVersion
+		}
+		leases, err := kube.CoordinationV1().Leases(w.namespace).List(w.ctx, metav1.ListOptions{})
+		require.NoError(t, err)
+		for _, l := range leases.Items {
+			versions["Lease/"+l.Name] = l.ResourceVersion
+		}
+		return versions
+	}
+	first, err := w.controller().Plan(w.ctx, w.request(v1, 0))
+	require.NoError(t, err)
+	require.Equal(t, 1, first.Revision)
+	require.Empty(t, everything())
+	w.startVerified(v1)
+
+	before := everything()
+	request := w.request(v2, time.Second, rollout.Step{Weight: 34}, rollout.Step{Weight: 67, Hold: 2 * time.Second})
+	plan, err := w.controller().Plan(w.ctx, request)
+	require.NoError(t, err)
+	require.False(t, plan.Refused())
+	require.Equal(t, before, everything(), "planning writes nothing")
+	result, err := w.controller().Start(w.ctx, request, w.log(nil))
+	require.NoError(t, err)
+	require.Equal(t, plan.Revision, result.Rollout.Revision)
+	var gates []string
+	for _, step := range plan.Steps {
+		for _, gate := range step.Gates {
+			kind, _, _ := strings.Cut(gate, ":")
+			gates = append(gates, kind)
+		}
+	}
+	require.Len(t, result.Rollout.Gates, len(gates))
+	for i, gate := range result.Rollout.Gates {
+		require.Equal(t, gates[i], gate.Kind)
+	}
+	require.GreaterOrEqual(t, result.Rollout.Finished.Sub(result.Rollout.Started), plan.Earliest)
+	again, err := w.controller().Plan(w.ctx, request)
+	require.NoError(t, err)
+	require.True(t, again.Unchanged)
+}

@@ -1,0 +1,397 @@
+package rollout
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/tidegate-ci/tidegate/rollout/manifest"
+)
+
+// Plan is what a rollout would do if nothing fails.
+type Plan struct {
+	Target
+	// Revision is the number that it would get; Base the one to go back to, 0 for none.
+	Revision int      `json:"revision"`
+	Base     int      `json:"base,omitempty"`
+	Release  string   `json:"release"`
+	Strategy Strategy `json:"strategy"`
+	Images   []string `json:"images,omitempty"`
+	Note     string   `json:"note,omitempty"`
+	// Supersedes is the revision under way that would have to make way; 0 for none.
+	Supersedes int `json:"supersedes,omitempty"`
+	// Unchanged is true when this very release serves and is verified: nothing would be done.
+	Unchanged bool          `json:"unchanged,omitempty"`
+	Steps     []PlannedStep `json:"steps,omitempty"`
+	// Earliest is how long it takes at least, without the time that pods need to start.
+	Earliest time.Duration `json:"earliest"`
+}
+
+// PlannedStep is one state of the rollout, or one step of its strategy.
+type PlannedStep struct {
+	State State `json:"state"`
+	Step  int   `json:"step,omitempty"`
+	// After is when it begins at the earliest, from the start.
+	After  time.Duration  `json:"after"`
+	What   []string       `json:"what,omitempty"`
+	Writes []PlannedWrite `json:"writes,omitempty"`
+	// Gates are what must pass before the next step.
+	Gates []string `json:"gates,omitempty"`
+}
+
+// What a write does.
+const (
+	WriteCreate = "create"
+	WriteChange = "change"
+	WriteNone   = "unchanged" // applied, and nothing becomes different
+	WriteDelete = "delete"
+	WriteAdmit  = "admit" // a pod is let into its Services
+)
+
+// PlannedWrite is one write to the API server.
+type PlannedWrite struct {
+	Verb string `json:"verb"`
+	manifest.Ref
+	Changes []manifest.Change `json:"changes,omitempty"`
+	// Note says more; Refused is why the API server would not accept it.
+	Note    string `json:"note,omitempty"`
+	Refused string `json:"refused,omitempty"`
+}
+
+// Refused tells whether the API server would refuse a write.
+func (p *Plan) Refused() bool {
+	for _, step := range p.Steps {
+		for _, write := range step.Writes {
+			if write.Refused != "" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Plan tells what Start would do with the request: every step with its gates,
+// and every write, tried by the API server's dry run. It changes nothing, takes
+// no lease, and needs the rights that Start needs.
+func (c *Controller) Plan(ctx context.Context, request Request) (*Plan, error) {
+	if err := request.check(); err != nil {
+		return nil, err
+	}
+	s := c.store(Target{request.App, request.Namespace})
+	record, version, err := s.load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p := &Plan{Target: Target{request.App, request.Namespace}, Release: request.Release.Digest, Strategy: request.Strategy,
+		Images: manifest.Images(request.Release.Objects), Base: record.Verified}
+	if record.Live() {
+		p.Supersedes = record.Current.Revision
+	} else if done := record.already(request); done != nil {
+		p.Unchanged, p.Revision = true, done.Revision
+		return p, nil
+	}
+	known := map[int]bool{}
+	for _, r := range record.History {
+		known[r.Revision] = true
+	}
+	d := &driver{store: s, record: record, clock: c.clock, release: request.Release}
+	findings, err := d.tryAll(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	now := c.clock()
+	r := request.rollout(now)
+	r.takeOver(request.Release, findings)
+	// A rollout under way would have ended by then.
+	record.Current = nil
+	if record.Verified == 0 {
+		adopted, release, err := d.adoption(request, findings)
+		if err != nil {
+			return nil, err
+		}
+		if adopted != nil {
+			record.Revisions++
+			adopted.Revision, record.Stable, record.Current = record.Revisions, record.Revisions, adopted
+			record.finish()
+			d.base = release
+		}
+	} else if d.base, err = s.release(ctx, record.Verified); err != nil {
+		return nil, err
+	}
+	if err := d.choose(request, r, []string{takenOver(request.Release, findings)}); err != nil {
+		return nil, err
+	}
+	r.Revision = record.Revisions + 1
+	record.Revisions, record.Current = r.Revision, r
+	p.Revision, p.Base, p.Strategy, p.Note = r.Revision, r.Base, r.Strategy, r.Note
+	scaled, err := s.scaledWorkloads(ctx, request.Release)
+	if err != nil {
+		return nil, err
+	}
+	if d.watch, err = d.observe(ctx, d.release, d.base); err != nil {
+		return nil, err
+	}
+	obs, err := d.watch.look(d.release, r, now)
+	d.watch.stop()
+	if err != nil {
+		return nil, err
+	}
+	w := &writes{driver: d, scaled: scaled, try: s.try, seen: map[string]*unstructured.Unstructured{}}
+	w.bookkeeping(version == "", r)
+	if err := p.rehearse(ctx, w, expected(obs, request.Release), now); err != nil {
+		return nil, err
+	}
+	for _, revision := range forgotten(known, record) {
+		last := &p.Steps[len(p.Steps)-1]
+		last.Writes = append(last.Writes, PlannedWrite{Verb: WriteDelete, Ref: s.releaseRef(revision), Note: "manifests of a revision that the history forgets"})
+	}
+	return p, nil
+}
+
+// rehearse plays the rollout and writes down its steps.
+func (p *Plan) rehearse(ctx context.Context, w *writes, obs Observation, start time.Time) error {
+	record := w.record
+	p.Steps = append(p.Steps, PlannedStep{State: record.Current.State, Writes: w.kept})
+	h := &rehearsal{record: record, release: w.release, base: w.base, obs: obs, now: start, baked: map[string]time.Time{}}
+	h.see = func(a Action, at time.Time) error {
+		r := record.Current
+		step := &p.Steps[len(p.Steps)-1]
+		if step.State != r.State || step.Step != r.Step {
+			p.Steps = append(p.Steps, PlannedStep{State: r.State, Step: r.Step, After: at.Sub(start)})
+			step = &p.Steps[len(p.Steps)-1]
+		}
+		if a.Kind != Advance && a.Kind != Mark && a.Kind != Admit {
+			step.What = append(step.What, a.Why)
+		}
+		if a.Kind == Prune {
+			record.Inventory = merge(record.Inventory, w.release.Refs())
+		}
+		made, err := w.of(ctx, a)
+		if err != nil {
+			return err
+		}
+		step.Writes = append(step.Writes, made...)
+		if a.Move != nil && a.Move.Proof != nil {
+			for _, g := range append(a.Move.Proof.metrics, a.Move.Proof.gate) {
+				step.Gates = append(step.Gates, r.requirement(g))
+			}
+		}
+		return nil
+	}
+	if err := h.play(); err != nil {
+		return err
+	}
+	p.Earliest = h.now.Sub(start)
+	return nil
+}
+
+// requirement says what a gate, which passed in a rehearsal, asks for.
+func (r *Rollout) requirement(g Gate) string {
+	for i := range r.Strategy.Metrics {
+		if m := &r.Strategy.Metrics[i]; g.Kind == "metric "+m.Name {
+			return g.Kind + ": " + m.describe()
+		}
+	}
+	return g.Kind + ": " + g.Evidence
+}
+
+// describe says in a few words what the gate asks for.
+func (g *MetricGate) describe() string {
+	text := fmt.Sprintf("at least %d of it", max(g.Minimum, 1))
+	switch {
+	case g.Query != "":
+		text = fmt.Sprintf("%s, within %s and %s", g.Query, bound(g.Min, "any least"), bound(g.Max, "any most"))
+	case g.Value != "":
+		text = fmt.Sprintf("%s, against a fresh baseline", g.Value)
+	default:
+		text = fmt.Sprintf("%s of %s, against a fresh baseline, %s", g.Bad, g.Total, text)
+	}
+	return fmt.Sprintf("%s, looked at every %s", text, g.Interval)
+}
+
+func bound(value *float64, none string) string {
+	if value == nil {
+		return none
+	}
+	return fmt.Sprint(*value)
+}
+
+// expected fills in what the cluster does not show yet: workloads that the
+// release creates have the replicas that it says.
+func expected(obs Observation, release *manifest.Release) Observation {
+	for i := range obs.Workloads {
+		w := &obs.Workloads[i]
+		if w.Exists {
+			continue
+		}
+		w.Replicas = 1
+		if n, ok, err := unstructured.NestedInt64(release.Find(w.Ref).Object, "spec", "replicas"); ok && err == nil {
+			w.Replicas = int32(n)
+		}
+	}
+	return obs
+}
+
+func merge(inventory, refs []manifest.Ref) []manifest.Ref {
+	for _, ref := range refs {
+		known := false
+		for _, have := range inventory {
+			known = known || have.Same(ref)
+		}
+		if !known {
+			inventory = append(inventory, ref)
+		}
+	}
+	return inventory
+}
+
+// forgotten lists the revisions that the history no longer has room for.
+func forgotten(known map[int]bool, record *Record) []int {
+	var gone []int
+	for revision := range record.Revisions {
+		if known[revision] && record.Revision(revision) == nil {
+			gone = append(gone, revision)
+		}
+	}
+	return gone
+}
+
+// writes finds out what the actions of a rehearsal would write.
+type writes struct {
+	*driver
+	scaled func(manifest.Ref) bool
+	try    func(ctx context.Context, u *unstructured.Unstructured) (live, after *unstructured.Unstructured, err error)
+	// seen are objects as the writes so far would leave them.
+	seen map[string]*unstructured.Unstructured
+	// kept are the writes of Tidegate's own book-keeping.
+	kept []PlannedWrite
+}
+
+func (s *store) releaseRef(revision int) manifest.Ref {
+	return manifest.Ref{APIVersion: "v1", Kind: "Secret", Namespace: s.namespace, Name: s.releaseName(revision)}
+}
+
+func (w *writes) bookkeeping(first bool, r *Rollout) {
+	verb := WriteChange
+	if first {
+		verb = WriteCreate
+	}
+	if first && r.Base != 0 { // what others made becomes a revision of its own
+		w.kept = append(w.kept, PlannedWrite{Verb: WriteCreate, Ref: w.releaseRef(r.Base), Note: "what runs already, to go back to"})
+	}
+	w.kept = append(w.kept,
+		PlannedWrite{Verb: WriteCreate, Ref: w.releaseRef(r.Revision), Note: "the manifests of this revision"},
+		PlannedWrite{Verb: verb, Ref: manifest.Ref{APIVersion: "v1", Kind: "ConfigMap", Namespace: w.namespace, Name: w.name()}, Note: "the record, at every step"},
+		PlannedWrite{Verb: verb, Ref: manifest.Ref{APIVersion: "coordination.k8s.io/v1", Kind: "Lease", Namespace: w.namespace, Name: w.name()}, Note: "who drives it"})
+}
+
+// of lists the writes of one action.
+func (w *writes) of(ctx context.Context, a Action) ([]PlannedWrite, error) {
+	r := w.record.Current
+	switch a.Kind {
+	case ApplyNeeded:
+		return w.set(ctx, w.release, r.Revision, settings{}, w.neededFirst)
+	case ApplyRelease:
+		return w.set(ctx, w.release, r.Revision, settings{bake: a.Bake, paused: a.Paused}, nil)
+	case ApplyWorkload:
+		return w.set(ctx, w.release, r.Revision, settings{bake: a.Bake, paused: a.Paused}, a.Ref.Same)
+	case ApplyBase:
+		return w.set(ctx, w.base, r.Base, settings{}, nil)
+	case ScaleCanary:
+		u, err := w.companionOf(a)
+		if err != nil {
+			return nil, err
+		}
+		write, err := w.one(ctx, u)
+		return []PlannedWrite{write}, err
+	case Admit:
+		return []PlannedWrite{{Verb: WriteAdmit, Ref: manifest.Ref{APIVersion: "v1", Kind: "Pod", Namespace: w.namespace, Name: a.Track.nameFor(a.Ref.Name) + "-*"}, Note: a.Why}}, nil
+	case RemoveCanary:
+		ref := a.Track.ref(a.Ref)
+		delete(w.seen, ref.String())
+		return []PlannedWrite{{Verb: WriteDelete, Ref: ref}}, nil
+	case Prune:
+		var made []PlannedWrite
+		_, needless := prunable(w.record.Inventory, w.release, w.base)
+		for _, ref := range needless {
+			if !kept[ref.Kind] {
+				made = append(made, PlannedWrite{Verb: WriteDelete, Ref: ref, Note: "no release in use needs it"})
+			}
+		}
+		return made, nil
+	}
+	return nil, nil
+}
+
+// set lists what applySet would write.
+func (w *writes) set(ctx context.Context, release *manifest.Release, revision int, s settings, which func(manifest.Ref) bool) ([]PlannedWrite, error) {
+	var made []PlannedWrite
+	s.restarted = w.record.restartedAt(revision)
+	for _, object := range release.Objects {
+		ref := manifest.RefOf(object)
+		if which != nil && !which(ref) {
+			continue
+		}
+		u := manifest.Stamped(object, w.app, revision, release.Digest)
+		if manifest.IsWorkload(ref) {
+			own := s
+			own.scaled = w.scaled(ref)
+			if err := shape(u, own); err != nil {
+				return nil, err
+			}
+		}
+		write, err := w.one(ctx, u)
+		if err != nil {
+			return nil, err
+		}
+		made = append(made, write)
+	}
+	return made, nil
+}
+
+// one tries a write, and compares it with what is there or was planned before.
+func (w *writes) one(ctx context.Context, u *unstructured.Unstructured) (PlannedWrite, error) {
+	ref := manifest.RefOf(u)
+	write := PlannedWrite{Verb: WriteCreate, Ref: ref}
+	live, after, err := w.try(ctx, u)
+	switch {
+	case apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
+		write.Refused = reasonOf(err)
+		return write, nil
+	case meta.IsNoMatchError(err), apierrors.IsNotFound(err):
+		write.Note = "not tried: it needs what this release brings"
+		return write, nil
+	case err != nil:
+		return write, err
+	}
+	before := w.seen[ref.String()]
+	if before == nil {
+		before = live
+	}
+	w.seen[ref.String()] = after
+	if before == nil {
+		return write, nil
+	}
+	write.Verb = WriteNone
+	if write.Changes = manifest.Changes(before, after); len(write.Changes) > 0 {
+		write.Verb = WriteChange
+	}
+	return write, nil
+}
+
+// try asks the API server what a write would make of an object.
+func (s *store) try(ctx context.Context, u *unstructured.Unstructured) (live, after *unstructured.Unstructured, err error) {
+	ref := manifest.RefOf(u)
+	if live, err = s.get(ctx, ref); err != nil {
+		return nil, nil, err
+	}
+	err = s.retry(ctx, fmt.Sprintf("trying %s", ref), func(ctx context.Context) (err error) {
+		after, err = s.apply(ctx, u, FieldManager, true, true)
+		return err
+	})
+	return live, after, err
+}

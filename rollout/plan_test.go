@@ -1,0 +1,149 @@
+package rollout
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/tidegate-ci/tidegate/rollout/health"
+	"github.com/tidegate-ci/tidegate/rollout/manifest"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+const (
+	planned = `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: shop}
+data: {GREETING: hello}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: password, annotations: {tidegate.dev/versioned: "false"}}
+stringData: {password: c4n4ry-1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: old}
+spec: {selector: {app: shop}, ports: [{port: 80}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: shop}
+spec:
+  replicas: 10
+  selector: {matchLabels: {app: shop}}
+  template:
+    metadata: {labels: {app: shop}}
+    spec: {containers: [{name: shop, image: "r/shop@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", envFrom: [{configMapRef: {name: shop}}]}]}
+`
+	plannedNext = `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: shop}
+data: {GREETING: hello again}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: password, annotations: {tidegate.dev/versioned: "false"}}
+stringData: {password: c4n4ry-2}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: shop}
+spec:
+  replicas: 10
+  selector: {matchLabels: {app: shop}}
+  template:
+    metadata: {labels: {app: shop}}
+    spec: {containers: [{name: shop, image: "r/shop@sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb", envFrom: [{configMapRef: {name: shop}}]}]}
+`
+)
+
+func releaseOf(t *testing.T, text string) *manifest.Release {
+	t.Helper()
+	objects, err := manifest.Parse("shop.yaml", []byte(text))
+	require.NoError(t, err)
+	release, err := manifest.New(t.Context(), objects, manifest.Options{Namespace: "x"})
+	require.NoError(t, err)
+	return release
+}
+
+// rehearsed plans a release over what serves; nil when nothing does.
+func rehearsed(t *testing.T, serving, next *manifest.Release, request Request, refuse string) *Plan {
+	t.Helper()
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	record := &Record{App: "shop", Namespace: "x"}
+	live := map[string]*unstructured.Unstructured{}
+	if serving != nil {
+		record.Revisions, record.Verified, record.Stable, record.Inventory = 1, 1, 1, serving.Refs()
+		record.Current = &Rollout{Revision: 1, Digest: serving.Digest, State: Verified}
+		record.finish()
+		for _, u := range serving.Objects {
+			live[manifest.RefOf(u).String()] = manifest.Stamped(u, "shop", 1, serving.Digest)
+		}
+	}
+	s := &store{app: "shop", namespace: "x"}
+	d := &driver{store: s, record: record, release: next, base: serving, clock: func() time.Time { return start }}
+	request.App, request.Namespace, request.Release = "shop", "x", next
+	require.NoError(t, request.check())
+	r := request.rollout(start)
+	require.NoError(t, d.choose(request, r, nil))
+	r.Revision = record.Revisions + 1
+	record.Revisions, record.Current = r.Revision, r
+	w := &writes{driver: d, scaled: func(manifest.Ref) bool { return false }, seen: map[string]*unstructured.Unstructured{},
+		try: func(_ context.Context, u *unstructured.Unstructured) (*unstructured.Unstructured, *unstructured.Unstructured, error) {
+			if u.GetName() == refuse {
+				return nil, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "deployments"}, refuse, errors.New("exceeded quota: team"))
+			}
+			return live[manifest.RefOf(u).String()], u, nil
+		}}
+	w.bookkeeping(serving == nil, r)
+	obs := Observation{Workloads: []Workload{{Ref: manifest.Ref{APIVersion: "apps/v1", Kind: "Deployment", Namespace: "x", Name: "shop"}}}}
+	if serving != nil {
+		obs.Workloads[0].Exists, obs.Workloads[0].Release, obs.Workloads[0].Replicas = true, serving.Digest, 10
+		obs.Workloads[0].Health, obs.Workloads[0].ReadySince = health.Verdict{Status: health.Ready, Desired: 10}, start
+	}
+	p := &Plan{Target: Target{"shop", "x"}, Revision: r.Revision, Base: r.Base, Release: "sha256:next", Strategy: r.Strategy, Note: r.Note}
+	require.NoError(t, p.rehearse(t.Context(), w, expected(obs, next), start))
+	return p
+}
+
+func TestPlansAreGolden(t *testing.T) {
+	most := 0.5
+	canary := Strategy{Kind: CanaryStrategy, Steps: []Step{{Weight: 10}, {Weight: 50, Hold: time.Minute}}, Metrics: []MetricGate{
+		{Name: "errors", Prometheus: "http://p:9090", Bad: "bad", Total: "all"}, {Name: "load", Prometheus: "http://p:9090", Query: "load", Max: &most}}}
+	first, next := releaseOf(t, planned), releaseOf(t, plannedNext)
+	for name, p := range map[string]*Plan{
+		"first":   rehearsed(t, nil, first, Request{}, ""),
+		"rolling": rehearsed(t, first, next, Request{}, ""),
+		"canary":  rehearsed(t, first, next, Request{Strategy: canary}, ""),
+		"refused": rehearsed(t, first, next, Request{Strategy: Strategy{Kind: CanaryStrategy, Steps: canary.Steps[:1]}}, "shop-canary"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.Equal(t, name == "refused", p.Refused())
+			encoded, err := json.MarshalIndent(p, "", "  ")
+			require.NoError(t, err)
+			require.NotContains(t, string(encoded), "c4n4ry")
+			path := filepath.Join("testdata", "plan", name+".json")
+			if *update {
+				require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+				require.NoError(t, os.WriteFile(path, append(encoded, '\n'), 0o644))
+			}
+			want, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.Equal(t, string(want), string(encoded)+"\n")
+		})
+	}
+}
