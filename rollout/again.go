@@ -25,12 +25,17 @@ func (c *Controller) Retry(ctx context.Context, target Target, by string, progre
 		if last.Digest == d.record.digest(d.record.Verified) && !last.RestartedAt.Equal(d.record.restartedAt(d.record.Verified)) {
 			return d.beginRestart(ctx, by)
 		}
-		release, err := d.store.release(ctx, last.Revision)
+		release, jobs, err := d.store.releaseWithJobs(ctx, last.Revision)
 		if errors.Is(err, ErrNotFound) {
 			return fmt.Errorf("%w: the manifests of revision %d are not kept, because the API server did not accept them; start a corrected release", ErrRefused, last.Revision)
 		}
 		if err != nil {
 			return err
+		}
+		for i := range last.Strategy.Checks {
+			if g := &last.Strategy.Checks[i]; g.Job != nil {
+				g.Job.Manifest = jobs[g.Name]
+			}
 		}
 		bake := last.Bake
 		request := Request{App: target.App, Namespace: target.Namespace, Release: release, Strategy: last.Strategy, Bake: &bake, Deadline: last.Deadline, By: by, Commit: last.Commit}

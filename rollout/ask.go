@@ -30,6 +30,17 @@ func (c *Controller) Abort(ctx context.Context, target Target, by string, progre
 	return c.ask(ctx, target, Command{Kind: CommandAbort, By: by}, progress)
 }
 
+// Approve answers an approval gate of the present step with yes; gate may be
+// empty when only one is open. Only those that the gate asks may (ErrRefused).
+func (c *Controller) Approve(ctx context.Context, target Target, by, gate, comment string, progress func(Progress)) (Reply, error) {
+	return c.ask(ctx, target, Command{Kind: CommandApprove, By: by, Gate: gate, Comment: comment}, progress)
+}
+
+// Reject answers with no: the release is taken back.
+func (c *Controller) Reject(ctx context.Context, target Target, by, gate, comment string, progress func(Progress)) (Reply, error) {
+	return c.ask(ctx, target, Command{Kind: CommandReject, By: by, Gate: gate, Comment: comment}, progress)
+}
+
 // ask gives a command to whoever drives the rollout and returns the answer.
 // When nobody does, this process becomes the owner, carries the command out and
 // drives the rollout to its end (a pause: until it is recorded). A command that
@@ -43,7 +54,7 @@ func (c *Controller) ask(ctx context.Context, target Target, command Command, pr
 	if err != nil {
 		return Reply{}, err
 	}
-	command.ID, command.At = newID(), c.clock()
+	command.ID, command.At, command.Roles = newID(), c.clock(), c.roles(command.By)
 	if record.Current != nil {
 		command.Revision = record.Current.Revision
 	}

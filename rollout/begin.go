@@ -49,7 +49,7 @@ func (d *driver) begin(ctx context.Context, request Request, note string) error 
 	if err := d.choose(request, r, []string{note, takenOver(request.Release, findings)}); err != nil {
 		return err
 	}
-	d.release = request.Release
+	d.release, d.jobs = request.Release, r.Strategy.jobManifests()
 	return d.enter(ctx, r)
 }
 
@@ -93,7 +93,7 @@ func (r *Rollout) takeOver(release *manifest.Release, findings []finding) {
 // enter stores the manifests and makes r the current rollout.
 func (d *driver) enter(ctx context.Context, r *Rollout) error {
 	r.Revision = d.record.Revisions + 1
-	if err := d.putRelease(ctx, r.Revision, d.release); err != nil {
+	if err := d.putRelease(ctx, r.Revision, d.release, d.jobs); err != nil {
 		return err
 	}
 	d.record.Revisions = r.Revision

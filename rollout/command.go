@@ -3,6 +3,7 @@ package rollout
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -19,6 +20,8 @@ const (
 	CommandRetry     CommandKind = "retry"
 	CommandRestart   CommandKind = "restart"
 	CommandForget    CommandKind = "forget"
+	CommandApprove   CommandKind = "approve"
+	CommandReject    CommandKind = "reject"
 )
 
 // Command waits in the record for the owner of the rollout.
@@ -31,6 +34,11 @@ type Command struct {
 	At       time.Time `json:"at"`
 	// Full promotes past all steps that are left.
 	Full bool `json:"full,omitempty"`
+	// Gate is the approval that is meant, if it is named; Comment what was said with it.
+	Gate    string `json:"gate,omitempty"`
+	Comment string `json:"comment,omitempty"`
+	// Roles are those of By, as the server that knows them says.
+	Roles []string `json:"roles,omitempty"`
 }
 
 // Reply answers a command.
@@ -129,6 +137,34 @@ var answers = map[CommandKind]map[State]answer{
 		Failed:      yes("it has ended already"),
 		Superseded:  yes("it has ended already"),
 	},
+	CommandApprove: {
+		Pending:     no("no step serves yet, so that no gate is asked"),
+		Applying:    no("no step serves yet, so that no gate is asked"),
+		Canary:      yes("approved"),
+		Promoting:   no("its gates have passed"),
+		Rolling:     no("its gates have passed; what is left is the workload's own health gate"),
+		Finishing:   no("its gates have passed"),
+		RollingBack: no("it is being rolled back"),
+		Withdrawing: no("a newer release takes its place"),
+		Verified:    no("no rollout is in progress"),
+		RolledBack:  no("no rollout is in progress"),
+		Failed:      no("no rollout is in progress"),
+		Superseded:  no("no rollout is in progress"),
+	},
+	CommandReject: {
+		Pending:     no("no step serves yet, so that no gate is asked"),
+		Applying:    no("no step serves yet, so that no gate is asked"),
+		Canary:      yes("rejected: going back"),
+		Promoting:   no("its gates have passed"),
+		Rolling:     no("its gates have passed; what is left is the workload's own health gate"),
+		Finishing:   no("its gates have passed"),
+		RollingBack: no("it is being rolled back"),
+		Withdrawing: no("a newer release takes its place"),
+		Verified:    no("no rollout is in progress"),
+		RolledBack:  no("no rollout is in progress"),
+		Failed:      no("no rollout is in progress"),
+		Superseded:  no("no rollout is in progress"),
+	},
 	CommandRetry: {
 		Pending:     yes("it is under way already"),
 		Applying:    yes("it is under way already"),
@@ -199,6 +235,18 @@ func answerTo(record *Record, command Command) answer {
 	if command.Kind == CommandRestart && a.accepted && record.Verified == 0 {
 		return no("nothing is verified yet; start a release")
 	}
+	if a.accepted {
+		switch command.Kind {
+		case CommandApprove, CommandReject:
+			if gate, instead := record.Current.approvalFor(command); gate == nil {
+				return instead
+			}
+		case CommandPromote:
+			if gate := record.Current.bypassed(command); gate != nil && record.Live() {
+				return no(fmt.Sprintf("%s waits for %s, and a promotion would step over it; one of them has to promote, or to approve", gate.title(), strings.Join(gate.Approval.From, " or ")))
+			}
+		}
+	}
 	if !ok {
 		return no(fmt.Sprintf("unknown command %q", command.Kind))
 	}
@@ -228,6 +276,10 @@ func (r *Record) obey(now time.Time) error {
 			return r.advance(Move{To: Promoting, Proof: gate}, now)
 		}
 		return r.advance(Move{To: Canary, Step: c.Step + 1, Proof: gate}, now)
+	case CommandApprove, CommandReject:
+		if gate, _ := c.approvalFor(command); gate != nil {
+			c.put(c.decision(gate, command, now))
+		}
 	case CommandPause:
 		if !c.Paused {
 			c.Paused, c.PausedBy, c.PausedAt = true, command.By, now

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"time"
@@ -14,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tidegate-ci/tidegate/internal/netguard"
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
 
@@ -28,6 +30,11 @@ type Options struct {
 	// Patience is how long an API server that does not answer is waited for; 0
 	// means ten minutes.
 	Patience time.Duration
+	// PrivateWebhooks lets webhook gates reach private networks and this machine;
+	// otherwise the public internet only.
+	PrivateWebhooks bool
+	// Roles tells the roles of a person, for approvals; nil means none.
+	Roles func(by string) []string
 }
 
 // Controller rolls out releases in one cluster. It is safe for concurrent use.
@@ -35,6 +42,8 @@ type Controller struct {
 	clients *clients
 	clock   func() time.Time
 	notify  func(Record)
+	reach   func(netip.Addr) bool
+	roles   func(by string) []string
 }
 
 // New makes a controller. It makes no request.
@@ -56,7 +65,14 @@ func New(cluster Cluster, options Options) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Controller{clients: clients, clock: options.Clock, notify: options.Notify}, nil
+	c := &Controller{clients: clients, clock: options.Clock, notify: options.Notify, reach: netguard.Public, roles: options.Roles}
+	if options.PrivateWebhooks {
+		c.reach = netguard.Inside
+	}
+	if c.roles == nil {
+		c.roles = func(string) []string { return nil }
+	}
+	return c, nil
 }
 
 // Target names an application in a namespace.
@@ -337,7 +353,7 @@ func (s *store) awaitLease(ctx context.Context, object *coordinationv1.Lease, mo
 
 // owned writes down that this process owns the application from now on.
 func (c *Controller) owned(ctx context.Context, s *store, before, taken *coordinationv1.Lease, identity string, progress func(Progress)) (*driver, error) {
-	d := &driver{store: s, lease: s.holdLease(taken, identity, c.clock), clock: c.clock, progress: progress, notify: c.notify}
+	d := &driver{store: s, lease: s.holdLease(taken, identity, c.clock), clock: c.clock, progress: progress, notify: c.notify, reach: c.reach}
 	var err error
 	if d.record, d.version, err = s.load(ctx); err == nil && d.version != "" {
 		if d.record.Live() && before != nil && before.Spec.RenewTime != nil {
@@ -365,6 +381,9 @@ func (d *driver) close() {
 	if d.sampler != nil {
 		d.sampler.stop()
 	}
+	if d.prober != nil {
+		d.prober.stop()
+	}
 	if d.watch != nil {
 		d.watch.stop()
 	}
@@ -381,7 +400,7 @@ func (d *driver) finishCurrent(ctx context.Context, done func(*Record) bool) err
 	}
 	var err error
 	if d.release == nil || d.release.Digest != r.Digest {
-		if d.release, err = d.store.release(ctx, r.Revision); err != nil {
+		if d.release, d.jobs, err = d.store.releaseWithJobs(ctx, r.Revision); err != nil {
 			return err
 		}
 	}

@@ -133,7 +133,7 @@ func decideCanary(record *Record, r *Rollout, obs Observation, now time.Time) Ac
 			return a
 		}
 	}
-	if failed := r.failedMetric(); failed != nil {
+	if failed := r.failedGate(); failed != nil {
 		return Action{Kind: Advance, Why: failed.Message, Move: &Move{To: RollingBack, Ending: EndedByFailure, Failure: failed}}
 	}
 	if w.ready && r.StepReadyAt.IsZero() {
@@ -149,14 +149,17 @@ func decideCanary(record *Record, r *Rollout, obs Observation, now time.Time) Ac
 		}
 		return Action{Kind: Advance, Why: "the canary passed", Move: &Move{To: Promoting, Proof: passed}}
 	}
-	open := r.openMetric()
+	open := r.openGate()
 	deadline := stepDeadline(r, step)
-	if !now.Before(deadline) {
-		action := late(r, now, cmp.Or(w.waiting, open))
-		if w.waiting == "" && open != "" {
-			action.Move.Failure.Reason = MetricInconclusive
+	if w.waiting == "" && !r.StepReadyAt.IsZero() {
+		silent, at := r.unanswered(liveTime(r, step), now)
+		if silent != nil {
+			return Action{Kind: Advance, Why: silent.Message, Move: &Move{To: RollingBack, Ending: EndedByFailure, Failure: silent}}
 		}
-		return action
+		deadline = sooner(at, deadline)
+	}
+	if !now.Before(deadline) {
+		return late(r, now, cmp.Or(w.waiting, open))
 	}
 	switch {
 	case w.waiting != "":
@@ -219,7 +222,7 @@ func stepDeadline(r *Rollout, step Step) time.Time {
 	if r.StepReadyAt.IsZero() {
 		return r.StateSince.Add(r.Bake + r.Deadline)
 	}
-	return r.StepReadyAt.Add(liveTime(r, step) + r.Deadline)
+	return r.StepReadyAt.Add(liveTime(r, step) + r.patience())
 }
 
 func decideRolling(r *Rollout, obs Observation, now time.Time) Action {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -42,7 +43,12 @@ type driver struct {
 	watch   *observer
 	// sampler looks at metrics while a canary step with gates serves; else nil.
 	sampler *sampler
-	told    string
+	// prober asks jobs and webhooks, likewise; jobs are the manifests of the former.
+	prober *prober
+	jobs   map[string]*unstructured.Unstructured
+	// reach tells which addresses webhooks may have.
+	reach func(netip.Addr) bool
+	told  string
 }
 
 // target is the release whose workloads are looked at.
@@ -69,7 +75,8 @@ func (d *driver) run(ctx context.Context, done func(*Record) bool) error {
 			return err
 		}
 		d.sample(ctx, obs)
-		if d.collect() {
+		seen := d.collect()
+		if d.probe(ctx, obs) || seen {
 			if err := d.save(ctx); err != nil {
 				return err
 			}
@@ -299,6 +306,11 @@ func (d *driver) recorded(ctx context.Context, before State) error {
 	}
 	if now := d.record.Current.State; now != before && (now.Final() || now == RollingBack) {
 		d.notify(*d.record)
+	}
+	if r := d.record.Current; r.State.Final() && len(r.Strategy.jobManifests()) > 0 {
+		if err := d.endTasks(ctx, r.Revision); err != nil {
+			d.log.Warn("the Jobs of the gates stay until they expire", zap.String("app", d.app), zap.Error(err))
+		}
 	}
 	if d.record.Current.State.Final() {
 		if err := d.pruneReleases(ctx, d.record); err != nil {

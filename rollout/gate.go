@@ -18,7 +18,7 @@ func manualGate(step int, by string, now time.Time) *proof {
 
 // judgeStep is the gate of the canary's present step. All its pods have baked
 // without traffic before they turned ready; it passes when they have then
-// served without a break for the step's live time, and no metric gate is open. Otherwise until is when that
+// served without a break for the step's live time, and no other gate is open. Otherwise until is when that
 // may be.
 func judgeStep(r *Rollout, obs Observation, now time.Time) (passed *proof, until time.Time) {
 	if r.StepReadyAt.IsZero() {
@@ -43,11 +43,11 @@ func judgeStep(r *Rollout, obs Observation, now time.Time) (passed *proof, until
 	if now.Before(until) {
 		return nil, until
 	}
-	if r.openMetric() != "" {
-		return nil, time.Time{} // its next sample wakes us
+	if r.openGate() != "" {
+		return nil, time.Time{} // its next answer wakes us
 	}
 	passed = healthGate(r.Step, strings.Join(evidence, "; "), now)
-	passed.metrics = r.metricGates(now)
+	passed.metrics = append(r.metricGates(now), r.checkProofs()...)
 	return passed, time.Time{}
 }
 

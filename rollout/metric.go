@@ -69,6 +69,8 @@ type MetricGate struct {
 	Minimum int `json:"minimum,omitempty"`
 	// Interval between looks; 0 means DefaultMetricInterval.
 	Interval time.Duration `json:"interval,omitempty"`
+	// Advisory gates neither pass nor fail a step: they are facts for CEL.
+	Advisory bool `json:"advisory,omitempty"`
 }
 
 // SecretKey names a value in a Secret.
@@ -220,7 +222,7 @@ func (r *Rollout) forgetSamples() {
 // failedMetric is the failure of a gate that has found the release worse.
 func (r *Rollout) failedMetric() *Failure {
 	for _, g := range r.Strategy.Metrics {
-		if a := r.analysisOf(g.Name); a != nil && a.Verdict.Outcome == analysis.Fail {
+		if a := r.analysisOf(g.Name); !g.Advisory && a != nil && a.Verdict.Outcome == analysis.Fail {
 			return &Failure{Reason: MetricFailed, Message: fmt.Sprintf("metric %s at canary step %d: %s", g.Name, r.Step, a.Verdict.Why)}
 		}
 	}
@@ -233,6 +235,7 @@ func (r *Rollout) openMetric() string {
 	for _, g := range r.Strategy.Metrics {
 		a := r.analysisOf(g.Name)
 		switch {
+		case g.Advisory:
 		case a == nil:
 			return fmt.Sprintf("metric %s: the first look is due within %s", g.Name, g.Interval)
 		case a.Verdict.Outcome != analysis.Pass && a.Trouble != "":

@@ -78,6 +78,13 @@ func (m *model) begin() {
 			}
 		}
 	}
+	if r.Strategy.Kind == CanaryStrategy && rapid.Bool().Draw(m.t, "checks") {
+		r.Strategy.Checks = []CheckGate{
+			{Name: "hook", Webhook: &WebhookGate{URL: "http://x"}, Advisory: rapid.Bool().Draw(m.t, "advisory")},
+			{Name: "boss", Approval: &ApprovalGate{From: []string{"boss"}}, Steps: []int{1}, Timeout: time.Duration(rapid.IntRange(1, 3).Draw(m.t, "patience")) * time.Hour},
+			{Name: "both", CEL: &CELGate{Pass: `webhooks.hook.outcome == "pass"`, Fail: `webhooks.hook.outcome == "fail"`}},
+		}
+	}
 	m.lastOK = m.record.Verified
 	m.record.Current = r
 	m.stuck = 0
@@ -155,6 +162,17 @@ func (m *model) step() Action {
 	case Wait:
 		return a
 	case Obey:
+		if said := m.record.Command; said.By == "boss" && said.Kind == CommandApprove && state == Canary && c.Step == 1 {
+			m.passed[fmt.Sprint(c.Revision, "/1/boss")] = true
+		}
+		if said := m.record.Command; said.By != "boss" && said.Kind == CommandPromote && state == Canary && c.Step == 1 && len(c.Strategy.Checks) > 0 &&
+			!m.passed[fmt.Sprint(c.Revision, "/1/boss")] {
+			defer func() {
+				if c.State == Promoting || c.Step != 1 {
+					m.t.Fatal("a promotion stepped over an approval that was not its giver's")
+				}
+			}()
+		}
 		if err := m.record.obey(m.now); err != nil {
 			m.t.Fatal(err)
 		}
@@ -248,6 +266,11 @@ func (m *model) step() Action {
 				m.t.Fatalf("step %d passed, and metric %s had not", step, g.Name)
 			}
 		}
+		for _, g := range c.Strategy.Checks {
+			if g.holds(step) && !g.Advisory && !m.passed[fmt.Sprint(c.Revision, "/", step, "/", g.Name)] {
+				m.t.Fatalf("step %d passed, and %s had not", step, g.title())
+			}
+		}
 	}
 	if state == Canary && m.dark && a.Move != nil && a.Move.Proof != nil && a.Move.Proof.gate.Kind == "health" {
 		m.t.Fatal("a step passed whose pods never had traffic")
@@ -278,6 +301,13 @@ func (m *model) measure() {
 	if r.State != Canary || r.StepReadyAt.IsZero() {
 		return
 	}
+	if known := r.checkOf("hook"); len(r.Strategy.Checks) > 0 && (known == nil || known.Outcome == analysis.Inconclusive) {
+		outcome := rapid.SampledFrom([]analysis.Outcome{analysis.Pass, analysis.Pass, analysis.Inconclusive, analysis.Fail}).Draw(m.t, "hook says")
+		r.put(Check{Step: r.Step, Gate: "hook", Kind: "webhook", Outcome: outcome, At: m.now})
+		m.passed[fmt.Sprint(r.Revision, "/", r.Step, "/hook")] = outcome == analysis.Pass
+		m.passed[fmt.Sprint(r.Revision, "/", r.Step, "/both")] = outcome == analysis.Pass
+	}
+	r.evaluate(Observation{}, m.now)
 	for _, g := range r.Strategy.Metrics {
 		s := sampled{step: r.Step, gate: g.Name, sample: analysis.Sample{At: m.now}}
 		value := rapid.SampledFrom([]float64{0, 0, 0, 0, 0, 0, 0, 2}).Draw(m.t, "measured")
@@ -329,8 +359,8 @@ func TestDecideKeepsItsPromises(t *testing.T) {
 			case 2:
 				if m.record.Command == nil {
 					m.sent++
-					m.record.Command = &Command{ID: fmt.Sprint(m.sent), By: "someone", Revision: m.record.Current.Revision, Full: rapid.Bool().Draw(t, "full"),
-						Kind: rapid.SampledFrom([]CommandKind{CommandPromote, CommandPause, CommandResume, CommandAbort, CommandSupersede}).Draw(t, "command")}
+					m.record.Command = &Command{ID: fmt.Sprint(m.sent), By: rapid.SampledFrom([]string{"someone", "boss"}).Draw(t, "who"), Revision: m.record.Current.Revision, Full: rapid.Bool().Draw(t, "full"),
+						Kind: rapid.SampledFrom([]CommandKind{CommandPromote, CommandPause, CommandResume, CommandAbort, CommandSupersede, CommandApprove, CommandApprove, CommandReject}).Draw(t, "command")}
 				}
 			case 3:
 				m.now = m.now.Add(time.Duration(rapid.IntRange(0, 30).Draw(t, "seconds")) * time.Second)

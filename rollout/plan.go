@@ -196,6 +196,11 @@ func (r *Rollout) requirement(g Gate) string {
 			return g.Kind + ": " + m.describe()
 		}
 	}
+	for i := range r.Strategy.Checks {
+		if c := &r.Strategy.Checks[i]; g.Kind == c.title() {
+			return g.Kind + ": " + c.describe()
+		}
+	}
 	return g.Kind + ": " + g.Evidence
 }
 

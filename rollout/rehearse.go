@@ -87,6 +87,9 @@ func (h *rehearsal) pass() bool {
 			passed = true
 		}
 	}
+	for _, g := range r.present() {
+		passed = r.put(Check{Step: r.Step, Gate: g.Name, Kind: g.Kind(), Outcome: analysis.Pass, Why: "rehearsed", At: h.now}) || passed
+	}
 	return passed
 }
 

@@ -56,6 +56,8 @@ type Strategy struct {
 	Steps []Step       `json:"steps,omitempty"` // of a canary
 	// Metrics are gates of every canary step, beside the health of its pods.
 	Metrics []MetricGate `json:"metrics,omitempty"`
+	// Checks are gates that a job, a webhook, a person or an expression answers.
+	Checks []CheckGate `json:"checks,omitempty"`
 }
 
 // Step of a canary: Weight percent of the stable workload's replicas, rounded
@@ -112,6 +114,14 @@ func (r *Request) check() error {
 	if err := checkMetrics(&r.Strategy); err != nil {
 		return err
 	}
+	if err := checkChecks(&r.Strategy); err != nil {
+		return err
+	}
+	for _, job := range r.Strategy.jobManifests() {
+		if err := checkSelected(job, r.Release); err != nil {
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+	}
 	switch r.Strategy.Kind {
 	case "":
 		r.Strategy.Kind = RollingStrategy
@@ -138,7 +148,8 @@ func (r *Request) check() error {
 // there is no way forward; see transitions.
 type Gate struct {
 	Step int `json:"step"` // of the canary, from 1; 0 is the workload itself
-	// Kind is "health", "metric NAME", or "manual" when a person promoted.
+	// Kind is "health"; "metric", "job", "webhook", "approval" or "cel" with the
+	// gate's name; or "manual" when a person promoted.
 	Kind     string    `json:"kind"`
 	Passed   bool      `json:"passed"`
 	Evidence string    `json:"evidence"`
@@ -220,6 +231,8 @@ type Rollout struct {
 	Said []Said `json:"said,omitempty"`
 	// Analyses are what metric gates have seen, by step.
 	Analyses []Analysis `json:"analyses,omitempty"`
+	// Checks are what the other gates have answered, by step.
+	Checks []Check `json:"checks,omitempty"`
 }
 
 // Verified tells whether the revision passed its gates and is fit to be gone back to.

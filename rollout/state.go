@@ -170,6 +170,9 @@ func (r *Record) finish() {
 		for j := range r.History[i].Analyses {
 			r.History[i].Analyses[j].Samples = nil
 		}
+		for j := range r.History[i].Checks {
+			r.History[i].Checks[j].Log, r.History[i].Checks[j].Facts = nil, nil
+		}
 	}
 	for len(r.History) > MaxHistory {
 		last := len(r.History) - 1

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
@@ -19,6 +20,7 @@ const (
 	labelRecord   = "tidegate.dev/record"
 	recordKey     = "record.json"
 	manifestsKey  = "manifests.json.gz"
+	jobsKey       = "jobs.json.gz"
 	releaseSecret = corev1.SecretType("tidegate.dev/release")
 	// maxRecordBytes is what a ConfigMap may hold, less some room.
 	maxRecordBytes = 1000 << 10
@@ -117,17 +119,23 @@ func (s *store) command(ctx context.Context, command Command) error {
 
 // putRelease stores the manifests of a revision. They may hold Secrets, so a
 // Secret holds them.
-func (s *store) putRelease(ctx context.Context, revision int, release *manifest.Release) error {
+func (s *store) putRelease(ctx context.Context, revision int, release *manifest.Release, jobs map[string]*unstructured.Unstructured) error {
 	encoded, err := release.Encode()
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	data := map[string][]byte{manifestsKey: encoded}
+	if len(jobs) > 0 {
+		if data[jobsKey], err = encodeJobs(jobs); err != nil {
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
 	}
 	immutable := true
 	object := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: s.releaseName(revision), Namespace: s.namespace,
 			Labels:      map[string]string{manifest.LabelApp: s.app, labelRecord: "true"},
 			Annotations: map[string]string{manifest.AnnotationRevision: strconv.Itoa(revision), manifest.AnnotationRelease: release.Digest}},
-		Type: releaseSecret, Immutable: &immutable, Data: map[string][]byte{manifestsKey: encoded},
+		Type: releaseSecret, Immutable: &immutable, Data: data,
 	}
 	return s.retry(ctx, fmt.Sprintf("storing the manifests of revision %d", revision), func(ctx context.Context) error {
 		_, err := s.kube.CoreV1().Secrets(s.namespace).Create(ctx, object, metav1.CreateOptions{FieldManager: FieldManager})
@@ -144,7 +152,12 @@ func (s *store) putRelease(ctx context.Context, revision int, release *manifest.
 }
 
 func (s *store) release(ctx context.Context, revision int) (*manifest.Release, error) {
-	var release *manifest.Release
+	release, _, err := s.releaseWithJobs(ctx, revision)
+	return release, err
+}
+
+// releaseWithJobs returns the Jobs of the revision's gates and hooks too.
+func (s *store) releaseWithJobs(ctx context.Context, revision int) (release *manifest.Release, jobs map[string]*unstructured.Unstructured, _ error) {
 	err := s.retry(ctx, fmt.Sprintf("reading the manifests of revision %d", revision), func(ctx context.Context) error {
 		object, err := s.kube.CoreV1().Secrets(s.namespace).Get(ctx, s.releaseName(revision), metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
@@ -156,9 +169,12 @@ func (s *store) release(ctx context.Context, revision int) (*manifest.Release, e
 		if release, err = manifest.Decode(object.Data[manifestsKey]); err != nil {
 			return fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
+		if jobs, err = decodeJobs(object.Data[jobsKey]); err != nil {
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
 		return nil
 	})
-	return release, err
+	return release, jobs, err
 }
 
 // pruneReleases deletes manifests of revisions that the record has forgotten.

@@ -18,11 +18,12 @@ const module = "github.com/tidegate-ci/tidegate/"
 // always import itself; the longest prefix that matches a package decides.
 var allowed = map[string][]string{
 	"pipeline": {"internal/mask"},
-	"stages":   {"pipeline", "rollout", "internal/mask", "internal/baseimage", "internal/termtext"},
+	"stages":   {"pipeline", "rollout", "internal/mask", "internal/baseimage", "internal/termtext", "internal/netguard"},
 	"triggers": {"pipeline/event"},
-	"rollout":  {},
+	"rollout":  {"internal/netguard"},
 	// Leaves: they serve anyone and know no one.
 	"internal/mask":         {},
+	"internal/netguard":     {},
 	"internal/baseimage":    {},
 	"internal/registry":     {},
 	"internal/termtext":     {},

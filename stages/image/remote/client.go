@@ -16,6 +16,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
+
+	"github.com/tidegate-ci/tidegate/internal/netguard"
 )
 
 // Options say how a Client reaches others.
@@ -73,7 +75,7 @@ func New(options Options) *Client {
 		TLSClientConfig:    &tls.Config{RootCAs: options.Roots, MinVersion: tls.VersionTLS12},
 	}
 	if options.Allow != nil {
-		dialer.Control = guard(options.Allow)
+		dialer.Control = netguard.Control(options.Allow)
 		transport.Proxy = nil
 	}
 	return &Client{options: options, http: &http.Client{Transport: transport, CheckRedirect: checkRedirect}}
