@@ -17,7 +17,6 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/tidegate-ci/tidegate/stages/sandbox"
 	"github.com/tidegate-ci/tidegate/stages/sandbox/userns"
 )
 
@@ -57,8 +56,8 @@ type Runtime struct {
 	adjust func(*specs.Spec)
 }
 
-// Find returns a runtime that has run a container on this machine just now,
-// after clearing the containers that killed processes left in options.Dir. The
+// Find returns a runtime that has run a container on this machine, now or since
+// it started, after clearing the containers that killed processes left in options.Dir. The
 // error (ErrNoRuntime) tells what each runtime answered and what to do.
 func Find(ctx context.Context, options Options) (*Runtime, error) {
 	if os.Geteuid() != 0 {
@@ -100,7 +99,7 @@ func Find(ctx context.Context, options Options) (*Runtime, error) {
 			failures = append(failures, fmt.Errorf("%s: %w", command, err))
 			continue
 		}
-		if err := r.prove(ctx); err != nil {
+		if err := r.proven(ctx); err != nil {
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
 			}
@@ -115,33 +114,6 @@ func Find(ctx context.Context, options Options) (*Runtime, error) {
 
 // Command is the path of the runtime in use.
 func (r *Runtime) Command() string { return r.command }
-
-// prove runs the smallest container there is.
-func (r *Runtime) prove(ctx context.Context) error {
-	program, ok := exitProgram()
-	if !ok {
-		return nil // no such program for this processor; the first stage will tell
-	}
-	root, err := os.MkdirTemp(r.dir, "prove-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(root)
-	if err := os.Chmod(root, 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(root, "exit"), program, 0o755); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, proveTimeout)
-	defer cancel()
-	var output boundedBuffer
-	err = r.Run(ctx, root, sandbox.Command{Args: []string{"/exit"}, Dir: "/", Stdout: &output, Stderr: &output}, Limits{})
-	if err != nil && output.Len() > 0 {
-		err = fmt.Errorf("%w: %s", err, strings.TrimSpace(output.String()))
-	}
-	return err
-}
 
 const proveTimeout = 30 * time.Second
 
