@@ -25,6 +25,8 @@ type openDirectory struct {
 		Fd() uintptr
 		Close() error
 	}
+	// path is its name by descriptor, once it was asked for.
+	path string
 }
 
 func (d *openDirectory) close() {

@@ -232,15 +232,9 @@ func (p *Placement) item(to Destination, tree *Tree, item *Item, name string, re
 	if err := p.directory(strings.TrimPrefix(path.Dir("/"+name), "/")); err != nil {
 		return err
 	}
-	entry := Entry{Name: name, Node: to.change(item.Node), Size: item.Size}
+	entry := Entry{Name: name, Node: to.change(item.Node), Size: item.Size, Xattrs: item.Xattrs}
 	if item.Type == tar.TypeReg {
 		entry.tree, entry.file = tree, item.Path
-	}
-	if tree.KeepOwner && (item.Type == tar.TypeReg || item.Type == tar.TypeDir) {
-		var err error
-		if entry.Xattrs, err = tree.Xattrs(item.Path); err != nil {
-			return err
-		}
 	}
 	p.put(entry)
 	return nil

@@ -29,6 +29,8 @@ type Item struct {
 	Top bool
 	Node
 	Size int64
+	// Xattrs are those that belong into an image, of a tree that keeps them.
+	Xattrs map[string]string
 	// Digest is of the content of a regular file.
 	Digest Sum
 	// Same is not 0 for a hard link: items with equal numbers that follow the same
@@ -295,6 +297,9 @@ func (s *Selector) match(ctx context.Context, items []Item, match, base string) 
 		return items, err
 	}
 	item.Top = true
+	if item.Xattrs, err = s.xattrs(&item); err != nil {
+		return nil, err
+	}
 	return append(items, item), nil
 }
 
@@ -341,9 +346,20 @@ func (s *Selector) leading(items []Item, base, target string) ([]Item, error) {
 		if err != nil {
 			return nil, err
 		}
+		if item.Xattrs, err = s.xattrs(&item); err != nil {
+			return nil, err
+		}
 		items = append(items, item)
 	}
 	return items, nil
+}
+
+// xattrs are those that an item takes along.
+func (s *Selector) xattrs(item *Item) (map[string]string, error) {
+	if !s.Tree.KeepOwner || (item.Type != tar.TypeReg && item.Type != tar.TypeDir) {
+		return nil, nil
+	}
+	return s.Tree.xattrs(item.Path)
 }
 
 // walk adds a directory and all below it. An ignored directory is only added
@@ -366,6 +382,11 @@ func (s *Selector) walk(ctx context.Context, items []Item, dir Item, below strin
 		return nil, fmt.Errorf("read directory %q of %s: %w", dir.Path, s.Where, err)
 	}
 	defer open.close()
+	if s.Tree.KeepOwner {
+		if items[at].Xattrs, err = openXattrs(int(open.file.Fd())); err != nil {
+			return nil, fmt.Errorf("directory %q of %s: %w", dir.Path, s.Where, err)
+		}
+	}
 	var info unix.Stat_t
 	for _, name := range names {
 		child := join(dir.Path, name)
@@ -402,6 +423,11 @@ func (s *Selector) walk(ctx context.Context, items []Item, dir Item, below strin
 		item, ok, err := s.item(child, target, &info)
 		if err != nil {
 			return nil, err
+		}
+		if ok && item.Type == tar.TypeReg && s.Tree.KeepOwner {
+			if item.Xattrs, err = open.xattrs(name); err != nil {
+				return nil, fmt.Errorf("%q of %s: %w", child, s.Where, err)
+			}
 		}
 		if ok {
 			if len(items) == cap(items) {

@@ -18,7 +18,8 @@ type Tree struct {
 	root *os.Root
 	// Dir is where the tree is.
 	Dir string
-	// KeepOwner says that files keep their owners; otherwise all is root's.
+	// KeepOwner says that files keep their owners and extended attributes;
+	// otherwise all is root's, and without any.
 	KeepOwner bool
 }
 
@@ -97,7 +98,7 @@ func (t *Tree) directory(name string) (*openDirectory, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &openDirectory{name, file}, nil
+	return &openDirectory{name: name, file: file}, nil
 }
 
 // list opens a directory and gives the names in it, sorted.
@@ -112,7 +113,7 @@ func (t *Tree) list(name string) (*openDirectory, []string, error) {
 		return nil, nil, err
 	}
 	slices.Sort(names)
-	return &openDirectory{name, file}, names, nil
+	return &openDirectory{name: name, file: file}, names, nil
 }
 
 // Resolve follows every symbolic link in name, the last component included.
