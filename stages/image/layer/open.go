@@ -3,10 +3,11 @@ package layer
 import (
 	"errors"
 	"fmt"
-	"io"
 	"path"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tidegate-ci/tidegate/stages/sandbox/rawfile"
 )
 
 // opener opens many files of a tree, one after the other. It keeps the last
@@ -46,7 +47,7 @@ func (d *openDirectory) lstat(name string, stat *unix.Stat_t) error {
 }
 
 // open opens a regular file; name has no symbolic link in it.
-func (o *opener) open(name string) (*content, error) {
+func (o *opener) open(name string) (*rawfile.File, error) {
 	dir, base := path.Split(name)
 	if len(dir) > 0 {
 		dir = dir[:len(dir)-1]
@@ -60,49 +61,14 @@ func (o *opener) open(name string) (*content, error) {
 		}
 		o.dir = opened
 	}
-	for {
-		fd, err := unix.Openat(int(o.dir.file.Fd()), base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		var stat unix.Stat_t
-		err = unix.Fstat(fd, &stat)
-		if err == nil && stat.Mode&unix.S_IFMT != unix.S_IFREG {
-			err = fmt.Errorf("/%s: %w", name, ErrChanged)
-		}
-		if err != nil {
-			_ = unix.Close(fd) // err matters more
-			return nil, err
-		}
-		return &content{fd}, nil
+	file, err := rawfile.OpenAt(int(o.dir.file.Fd()), base)
+	if errors.Is(err, rawfile.ErrNotRegular) {
+		err = fmt.Errorf("/%s: %w", name, ErrChanged)
 	}
+	return file, err
 }
 
 func (o *opener) close() {
 	o.dir.close()
 	o.dir = nil
 }
-
-// content reads a regular file. Unlike os.File it is not known to the runtime's
-// poller, which costs more than a small file's content.
-type content struct{ fd int }
-
-func (c *content) Read(p []byte) (int, error) {
-	for {
-		n, err := unix.Read(c.fd, p)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return 0, err
-		case n == 0 && len(p) > 0:
-			return 0, io.EOF
-		}
-		return n, nil
-	}
-}
-
-func (c *content) Close() error { return unix.Close(c.fd) }
