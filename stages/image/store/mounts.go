@@ -86,39 +86,76 @@ func (s *Store) measureMount(ctx context.Context, dir string) error {
 // DiskUse is the space the files below dir take; a file with several names
 // counts once. Files that vanish meanwhile do not count.
 func DiskUse(ctx context.Context, dir string) (int64, error) {
-	type inode struct{ device, number uint64 }
-	seen := map[inode]bool{}
-	var total int64
-	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		var stat unix.Stat_t
-		if err := unix.Lstat(path, &stat); errors.Is(err, unix.ENOENT) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		if stat.Nlink > 1 && stat.Mode&unix.S_IFMT != unix.S_IFDIR {
-			id := inode{stat.Dev, stat.Ino}
-			if seen[id] {
-				return nil
-			}
-			seen[id] = true
-		}
-		total += stat.Blocks * 512
-		return nil
-	})
-	if err != nil {
+	m := &measurement{ctx: ctx, seen: map[inode]bool{}}
+	var top unix.Stat_t
+	err := unix.Lstat(dir, &top)
+	if err == nil {
+		m.total = top.Blocks * 512
+		err = m.directory(dir)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, fmt.Errorf("measure %s: %w", dir, err)
 	}
-	return total, nil
+	return m.total, nil
+}
+
+type inode struct{ device, number uint64 }
+
+// measurement adds up what files take, each of them once.
+type measurement struct {
+	ctx   context.Context
+	seen  map[inode]bool
+	total int64
+}
+
+// directory adds what is in a directory, which may change meanwhile.
+func (m *measurement) directory(dir string) error {
+	if err := m.ctx.Err(); err != nil {
+		return err
+	}
+	below, err := m.files(dir)
+	for _, name := range below {
+		if err == nil {
+			err = m.directory(filepath.Join(dir, name))
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return nil // gone since, or something else by now
+	}
+	return err
+}
+
+// files adds the files of one directory, and names the directories in it. They
+// are looked up in the directory itself, which costs less than by their paths.
+func (m *measurement) files(dir string) (below []string, err error) {
+	file, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	names, err := file.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	var stat unix.Stat_t
+	for _, name := range names {
+		if err := unix.Fstatat(int(file.Fd()), name, &stat, unix.AT_SYMLINK_NOFOLLOW); errors.Is(err, unix.ENOENT) {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		if stat.Mode&unix.S_IFMT == unix.S_IFDIR {
+			below = append(below, name)
+		} else if stat.Nlink > 1 {
+			id := inode{stat.Dev, stat.Ino}
+			if m.seen[id] {
+				continue
+			}
+			m.seen[id] = true
+		}
+		m.total += stat.Blocks * 512
+	}
+	return below, nil
 }
 
 // mounts lists the cache mounts. Those that were left by killed builds are

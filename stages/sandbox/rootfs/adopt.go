@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -14,10 +14,13 @@ import (
 )
 
 // Adopt makes what was written to the snapshot the unpacked layer diffID, which
-// must be the digest of the stream that Diff gave, so that the layer need not be
+// must be the digest of the stream that Diff gave last, so that the layer need not be
 // unpacked again. The snapshot's root is gone afterwards; it still has to be closed.
 func (s *Store) Adopt(ctx context.Context, snapshot *Snapshot, diffID v1.Hash) error {
 	err := s.make(ctx, diffID, func(tree string) (record, error) {
+		if snapshot.seen == nil {
+			return record{}, errors.New("they were not listed yet")
+		}
 		if err := snapshot.unmount(); err != nil {
 			return record{}, err
 		}
@@ -35,48 +38,61 @@ func (s *Store) Adopt(ctx context.Context, snapshot *Snapshot, diffID v1.Hash) e
 // normalise brings an upper directory to what unpacking its Diff would give.
 func normalise(ctx context.Context, tree string, snapshot *Snapshot) (record, error) {
 	r := record{Implied: []string{""}}
-	err := filepath.WalkDir(tree, func(file string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
+	for i := range snapshot.seen {
+		f := &snapshot.seen[i]
+		r.Bytes += f.bytes
+		file := filepath.Join(tree, f.name)
+		switch {
+		case f.socket:
+			if err := os.Remove(file); err != nil {
+				return record{}, err
+			}
+		case f.noted:
+			if err := dropOverlayAttributes(file); err != nil {
+				return record{}, err
+			}
+		}
+	}
+	// Times last: removing a socket changed its directory's.
+	return r, setTimes(ctx, tree, snapshot)
+}
+
+// setTimes gives every file the time that it has in the layer.
+func setTimes(ctx context.Context, tree string, snapshot *Snapshot) error {
+	dir, name := -1, ""
+	defer func() {
+		if dir >= 0 {
+			unix.Close(dir)
+		}
+	}()
+	for i := range snapshot.seen {
+		f := &snapshot.seen[i]
+		if f.socket || f.whiteout {
+			continue
 		}
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		var stat unix.Stat_t
-		if err := unix.Lstat(file, &stat); err != nil {
-			return err
+		parent, base := path.Split(f.name)
+		if dir < 0 || parent != name {
+			if dir >= 0 {
+				unix.Close(dir)
+			}
+			var err error
+			if dir, err = unix.Open(filepath.Join(tree, parent), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
+				return &os.PathError{Op: "open", Path: filepath.Join(tree, parent), Err: err}
+			}
+			name = parent
 		}
-		r.Bytes += blockSize
-		kind := stat.Mode & unix.S_IFMT
-		if kind == unix.S_IFSOCK {
-			return os.Remove(file) //nolint:gosec // G122: the container has ended, nothing changes the tree under the walk
+		if base == "" {
+			base = "."
 		}
-		if kind == unix.S_IFREG {
-			r.Bytes += (stat.Size + blockSize - 1) / blockSize * blockSize
+		at := unix.NsecToTimespec(layerTime(f.at, snapshot.epoch).UnixNano())
+		if err := unix.UtimesNanoAt(dir, base, []unix.Timespec{at, at}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return fmt.Errorf("set the time of /%s: %w", f.name, err)
 		}
-		if isWhiteout(&stat) {
-			return nil
-		}
-		return dropOverlayAttributes(file)
-	})
-	if err != nil {
-		return record{}, err
 	}
-	// Times last: removing a socket changed its directory's.
-	return r, filepath.WalkDir(tree, func(file string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		var stat unix.Stat_t
-		if err := unix.Lstat(file, &stat); err != nil {
-			return err
-		}
-		if isWhiteout(&stat) {
-			return nil
-		}
-		at := unix.NsecToTimespec(layerTime(stat.Mtim, snapshot.epoch).UnixNano())
-		return unix.UtimesNanoAt(unix.AT_FDCWD, file, []unix.Timespec{at, at}, unix.AT_SYMLINK_NOFOLLOW)
-	})
+	return nil
 }
 
 // dropOverlayAttributes removes what overlayfs noted for itself, such as where a

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tidegate-ci/tidegate/stages/sandbox/rawfile"
 	"github.com/tidegate-ci/tidegate/stages/sandbox/userns"
 )
 
@@ -35,11 +36,14 @@ type DiffOptions struct {
 // entries. The snapshot must not be in use meanwhile.
 func (s *Snapshot) Diff(ctx context.Context, w io.Writer, options DiffOptions) (changed bool, err error) {
 	s.epoch = options.Epoch
+	s.seen = nil
 	d := &diff{ctx: ctx, snapshot: s, epoch: options.Epoch, limits: options.Limits.withDefaults(), links: map[inode]string{}}
+	d.content.dir, d.content.buffer = -1, make([]byte, copyBuffer)
+	defer d.leave()
 	if err := d.root(); err != nil {
 		return false, fmt.Errorf("list the changes of a snapshot: %w", err)
 	}
-	buffered := bufio.NewWriterSize(w, 256<<10)
+	buffered := bufio.NewWriterSize(w, copyBuffer)
 	archive := tar.NewWriter(buffered)
 	for _, e := range d.entries {
 		if err := d.write(archive, e); err != nil {
@@ -52,11 +56,39 @@ func (s *Snapshot) Diff(ctx context.Context, w io.Writer, options DiffOptions) (
 	return len(d.entries) > 0, buffered.Flush()
 }
 
+// copyBuffer is how many bytes of content move at a time.
+const copyBuffer = 256 << 10
+
 type inode struct{ device, number uint64 }
+
+// seenFile is what Diff found in an upper directory, as far as Adopt needs it to
+// make a layer's tree of it.
+type seenFile struct {
+	name string
+	// at is when it was modified.
+	at unix.Timespec
+	// bytes is the room it takes.
+	bytes int64
+	// noted is set when overlayfs keeps attributes of its own at the file.
+	noted, whiteout, socket bool
+}
+
+// see remembers a file for Adopt.
+func (d *diff) see(name string, c *child) {
+	kind := c.stat.Mode & unix.S_IFMT
+	seen := seenFile{
+		name: name, at: c.stat.Mtim, bytes: blockSize, whiteout: isWhiteout(&c.stat), socket: kind == unix.S_IFSOCK,
+		noted: slices.ContainsFunc(c.attributes, func(name string) bool { return strings.HasPrefix(name, disk().notes) }),
+	}
+	if kind == unix.S_IFREG {
+		seen.bytes += (c.stat.Size + blockSize - 1) / blockSize * blockSize
+	}
+	d.snapshot.seen = append(d.snapshot.seen, seen)
+}
 
 type diffEntry struct {
 	header *tar.Header
-	file   string // whose content follows; empty for none
+	filled bool // its content follows
 }
 
 type diff struct {
@@ -67,14 +99,25 @@ type diff struct {
 	entries  []diffEntry
 	bytes    int64
 	links    map[inode]string
+	// content reads what files hold, out of the directory used last.
+	content struct {
+		name   string
+		dir    int
+		buffer []byte
+	}
 }
 
 func (d *diff) root() error {
-	var top unix.Stat_t
-	if err := unix.Lstat(d.snapshot.Upper, &top); err != nil {
+	var top child
+	if err := unix.Lstat(d.snapshot.Upper, &top.stat); err != nil {
 		return err
 	}
-	same, err := d.sameAsBelow("", &top)
+	var err error
+	if top.attributes, err = listAttributes(d.snapshot.Upper); err != nil {
+		return err
+	}
+	d.see("", &top)
+	same, err := d.sameAsBelow("", &top.stat)
 	if err != nil {
 		return err
 	}
@@ -92,54 +135,92 @@ func (d *diff) directory(name string, covered bool) error {
 	if err := d.ctx.Err(); err != nil {
 		return context.Cause(d.ctx)
 	}
-	children, err := os.ReadDir(filepath.Join(d.snapshot.Upper, name))
+	children, err := d.children(name)
 	if err != nil {
-		return err
+		return fmt.Errorf("list /%s: %w", name, err)
 	}
-	// Whiteouts go before their siblings, as the image specification asks.
-	rank := func(e os.DirEntry) int {
-		if e.Type()&os.ModeCharDevice != 0 {
-			return 0
-		}
-		return 1
-	}
-	slices.SortFunc(children, func(a, b os.DirEntry) int {
-		return cmp.Or(cmp.Compare(rank(a), rank(b)), strings.Compare(a.Name(), b.Name()))
-	})
-	for _, child := range children {
-		if err := d.child(path.Join(name, child.Name()), covered); err != nil {
+	for i := range children {
+		if err := d.child(path.Join(name, children[i].name), &children[i], covered); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (d *diff) child(name string, covered bool) error {
-	file := filepath.Join(d.snapshot.Upper, name)
-	var stat unix.Stat_t
-	if err := unix.Lstat(file, &stat); err != nil {
-		return fmt.Errorf("stat %s: %w", file, err)
+// child is a file of a directory that is listed.
+type child struct {
+	name string
+	stat unix.Stat_t
+	// attributes are the names of its extended attributes.
+	attributes []string
+}
+
+// device tells whether the file is a character device, which whiteouts are.
+func (c *child) device() int {
+	if c.stat.Mode&unix.S_IFMT == unix.S_IFCHR {
+		return 0
 	}
-	if isWhiteout(&stat) {
+	return 1
+}
+
+// children describes the files of a directory by its descriptor: a look-up of
+// the whole name costs more than most of what is asked.
+func (d *diff) children(name string) ([]child, error) {
+	dir, err := unix.Open(filepath.Join(d.snapshot.Upper, name), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(dir)
+	names, err := readNames(dir)
+	if err != nil {
+		return nil, err
+	}
+	children := make([]child, len(names))
+	for i, name := range names {
+		c := &children[i]
+		c.name = name
+		if err := unix.Fstatat(dir, name, &c.stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return nil, fmt.Errorf("stat %s: %w", name, err)
+		}
+		if isWhiteout(&c.stat) {
+			continue
+		}
+		if c.attributes, err = listAttributes(entryOf(dir, name)); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	// Whiteouts go before their siblings, as the image specification asks.
+	slices.SortFunc(children, func(a, b child) int {
+		return cmp.Or(cmp.Compare(a.device(), b.device()), strings.Compare(a.name, b.name))
+	})
+	return children, nil
+}
+
+func (d *diff) child(name string, c *child, covered bool) error {
+	d.see(name, c)
+	if isWhiteout(&c.stat) {
 		dir, base := path.Split(name)
 		return d.append(diffEntry{header: d.marker(dir + whiteoutPrefix + base)})
 	}
-	if strings.HasPrefix(path.Base(name), whiteoutPrefix) {
+	if strings.HasPrefix(c.name, whiteoutPrefix) {
 		return fmt.Errorf("/%s: names that begin with %q can't be in an image: in a layer they mean that a file is removed", name, whiteoutPrefix)
 	}
-	switch stat.Mode & unix.S_IFMT {
+	switch c.stat.Mode & unix.S_IFMT {
 	case unix.S_IFSOCK:
 		return nil
 	case unix.S_IFDIR:
 	default:
-		return d.add(name, &stat)
+		return d.add(name, c)
 	}
-	opaque, err := isOpaque(file)
-	if err != nil {
-		return err
+	opaque := false
+	if slices.Contains(c.attributes, disk().opaque()) {
+		var err error
+		if opaque, err = isOpaque(filepath.Join(d.snapshot.Upper, name)); err != nil {
+			return err
+		}
 	}
 	before := len(d.entries)
-	if err := d.add(name, &stat); err != nil {
+	if err := d.add(name, c); err != nil {
 		return err
 	}
 	if opaque {
@@ -156,7 +237,7 @@ func (d *diff) child(name string, covered bool) error {
 	}
 	// Nothing below it changed: overlayfs copies a directory up also when
 	// something in it came and went.
-	same, err := d.sameAsBelow(name, &stat)
+	same, err := d.sameAsBelow(name, &c.stat)
 	if err == nil && same {
 		d.entries = d.entries[:before]
 	}
@@ -216,8 +297,8 @@ func (d *diff) marker(name string) *tar.Header {
 	return &tar.Header{Typeflag: tar.TypeReg, Name: name, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}
 }
 
-func (d *diff) add(name string, stat *unix.Stat_t) error {
-	file := filepath.Join(d.snapshot.Upper, name)
+func (d *diff) add(name string, c *child) error {
+	file, stat := filepath.Join(d.snapshot.Upper, name), &c.stat
 	uid, gid := userns.Owner(file, stat.Uid, stat.Gid)
 	header := &tar.Header{
 		Name:    name,
@@ -236,7 +317,7 @@ func (d *diff) add(name string, stat *unix.Stat_t) error {
 		}
 	case unix.S_IFREG:
 		header.Typeflag, header.Size = tar.TypeReg, stat.Size
-		entry.file = file
+		entry.filled = true
 	case unix.S_IFLNK:
 		target, err := os.Readlink(file)
 		if err != nil {
@@ -263,7 +344,7 @@ func (d *diff) add(name string, stat *unix.Stat_t) error {
 	if d.bytes += header.Size; d.bytes > d.limits.Bytes {
 		return fmt.Errorf("more than %d bytes changed", d.limits.Bytes)
 	}
-	kept, err := attributes(file)
+	kept, err := keptAttributes(file, c.attributes)
 	if err != nil {
 		return err
 	}
@@ -292,18 +373,42 @@ func (d *diff) write(archive *tar.Writer, e diffEntry) error {
 	if err := archive.WriteHeader(e.header); err != nil {
 		return err
 	}
-	if e.file == "" {
+	if !e.filled {
 		return nil
 	}
-	fd, err := unix.Open(e.file, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	dir, base := path.Split(e.header.Name)
+	if err := d.enter(dir); err != nil {
+		return err
+	}
+	file, err := rawfile.OpenAt(d.content.dir, base)
 	if err != nil {
 		return err
 	}
-	file := os.NewFile(uintptr(fd), e.file)
 	defer file.Close()
-	n, err := io.Copy(archive, io.LimitReader(file, e.header.Size))
+	n, err := io.CopyBuffer(struct{ io.Writer }{archive}, io.LimitReader(file, e.header.Size), d.content.buffer)
 	if err == nil && n != e.header.Size {
 		err = errors.New("the file shrank while it was read")
 	}
 	return err
+}
+
+// enter opens the directory that the next content lies in, unless it is open.
+func (d *diff) enter(name string) error {
+	if d.content.dir >= 0 && d.content.name == name {
+		return nil
+	}
+	d.leave()
+	dir, err := unix.Open(filepath.Join(d.snapshot.Upper, name), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	d.content.name, d.content.dir = name, dir
+	return nil
+}
+
+func (d *diff) leave() {
+	if d.content.dir >= 0 {
+		unix.Close(d.content.dir)
+	}
+	d.content.dir = -1
 }

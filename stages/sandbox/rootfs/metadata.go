@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -86,16 +87,26 @@ func keptAttribute(name string) bool {
 // leads to. The *at calls for attributes are too new (Linux 6.13), hence the
 // way through /proc, whose last component is base.
 func setAttribute(parent int, base, name, value string) error {
-	return unix.Lsetxattr(fmt.Sprintf("/proc/self/fd/%d/%s", parent, base), name, []byte(value), 0)
+	return unix.Lsetxattr(entryOf(parent, base), name, []byte(value), 0)
+}
+
+// entryOf is a path to an entry of an open directory.
+func entryOf(dir int, base string) string {
+	return "/proc/self/fd/" + strconv.Itoa(dir) + "/" + base
 }
 
 // attributes reads the extended attributes of file that a layer keeps.
 func attributes(file string) (map[string]string, error) {
 	names, err := listAttributes(file)
-	if err != nil || len(names) == 0 {
+	if err != nil {
 		return nil, err
 	}
-	kept := map[string]string{}
+	return keptAttributes(file, names)
+}
+
+// keptAttributes reads those of the named attributes that a layer keeps.
+func keptAttributes(file string, names []string) (map[string]string, error) {
+	var kept map[string]string
 	for _, name := range names {
 		if !keptAttribute(name) {
 			continue
@@ -103,6 +114,9 @@ func attributes(file string) (map[string]string, error) {
 		value, err := getAttribute(file, name)
 		if err != nil {
 			return nil, fmt.Errorf("read attribute %s of %s: %w", name, file, err)
+		}
+		if kept == nil {
+			kept = map[string]string{}
 		}
 		kept[name] = value
 	}

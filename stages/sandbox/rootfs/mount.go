@@ -32,6 +32,8 @@ type Snapshot struct {
 	owner  *filelock.Lock
 	// epoch is what Diff clamped times to; Adopt has to do the same.
 	epoch time.Time
+	// seen is all that Diff found.
+	seen []seenFile
 }
 
 // maxOptions is the page that mount(2) takes options in, without its terminator.
