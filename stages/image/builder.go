@@ -204,9 +204,10 @@ func (b *Builder) Build(ctx context.Context, request Request) (result *Result, e
 		return nil, invalid(err)
 	}
 
-	return b.buildWithCaches(ctx, func(gone goneLayers) (*Result, error) {
+	return b.buildWithCaches(ctx, func(gone goneLayers) (_ *Result, err error) {
 		e := newExecution(b, request, files, document, session)
 		e.imported.gone = gone
+		defer func() { err = errors.Join(err, e.tidying.Wait()) }()
 		images, warnings, err := e.build(ctx)
 		if err != nil {
 			return nil, err

@@ -10,6 +10,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/tidegate-ci/tidegate/internal/mask"
@@ -34,6 +35,10 @@ type execution struct {
 	tables  tableSet
 	fetches onceMap[v1.Hash, struct{}]
 	ensured onceMap[v1.Hash, struct{}]
+
+	// tidying is what need not be done before the next step, but before the build
+	// ends.
+	tidying errgroup.Group
 
 	// debugging is held while somebody looks at a failed step.
 	debugging sync.Mutex

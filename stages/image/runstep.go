@@ -43,16 +43,19 @@ func (r *stepRun) run(ctx context.Context, c *plan.Run) (layer.Layer, bool, erro
 		return layer.Layer{}, false, err
 	}
 	made, err := r.runIn(ctx, snapshot, c, network, mounts)
-	if err := errors.Join(err, snapshot.Close()); err != nil {
-		return layer.Layer{}, false, err
+	if err != nil {
+		return layer.Layer{}, false, errors.Join(err, snapshot.Close())
 	}
+	// What it changed may be a layer already, and all of it is to be removed.
+	r.tidying.Go(snapshot.Close)
 	return made, false, r.keep(key, made)
 }
 
 // seesSecrets tells whether what a command makes may hold something that not
-// everybody who can read the Dockerfile may see.
+// everybody who can read the Dockerfile may see: a secret, or what was fetched
+// with somebody's keys.
 func seesSecrets(c *plan.Run) bool {
-	return slices.ContainsFunc(c.Mounts, func(m plan.Mount) bool { return m.Kind == plan.MountSecret })
+	return slices.ContainsFunc(c.Mounts, func(m plan.Mount) bool { return m.Kind == plan.MountSecret || m.Kind == plan.MountSSH })
 }
 
 func (r *stepRun) runIn(ctx context.Context, snapshot *rootfs.Snapshot, c *plan.Run, network bool, mounts *stepMounts) (layer.Layer, error) {

@@ -16,10 +16,25 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 )
 
-// uploads is how many blobs go up at once.
-const uploads = 4
+// What goes up at once. A small blob takes its time on the way, not on the line:
+// many of them together take hardly longer than one.
+const (
+	uploadRoom  = 16 // as many connections are kept open
+	smallBlob   = 256 << 10
+	largeWeight = 4
+	manifests   = 4
+)
+
+// weight is a blob's part of uploadRoom.
+func weight(size int64) int64 {
+	if size <= smallBlob {
+		return 1
+	}
+	return largeWeight
+}
 
 // Upload is a blob to push.
 type Upload struct {
@@ -102,7 +117,7 @@ func (p *pusher) manifest(ctx context.Context, m *Manifest, tags []string) (v1.H
 		return digest, err
 	}
 	group, below := errgroup.WithContext(ctx)
-	group.SetLimit(uploads)
+	group.SetLimit(manifests)
 	for i := range m.Manifests {
 		group.Go(func() error {
 			_, err := p.manifest(below, &m.Manifests[i], nil)
@@ -167,21 +182,29 @@ func (p *pusher) missing(ctx context.Context, digest v1.Hash, targets []string) 
 }
 
 func (p *pusher) blobs(ctx context.Context, blobs []Upload) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(uploads)
+	group, below := errgroup.WithContext(ctx)
+	room := semaphore.NewWeighted(uploadRoom)
 	for _, blob := range blobs {
+		weight := weight(blob.Size)
+		if room.Acquire(below, weight) != nil {
+			break // one of those before failed, and Wait says why
+		}
 		group.Go(func() error {
+			defer room.Release(weight)
 			// Of several manifests with the blob the first sends it, the others wait.
 			once, _ := p.sent.LoadOrStore(blob.Digest, &sending{})
 			return once.(*sending).do(func() error { //nolint:errcheck,forcetypeassert // nothing else is stored
-				if err := p.blob(ctx, blob); err != nil {
+				if err := p.blob(below, blob); err != nil {
 					return fmt.Errorf("blob %s: %w", blob.Digest, err)
 				}
 				return nil
 			})
 		})
 	}
-	return group.Wait()
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return context.Cause(ctx) // cancelled between two blobs
 }
 
 // sending is a blob that is being sent for all manifests that have it.
