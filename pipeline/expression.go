@@ -3,7 +3,6 @@ package pipeline
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,6 +12,8 @@ import (
 	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
+
+	"github.com/tidegate-ci/tidegate/internal/lazyregexp"
 )
 
 const (
@@ -109,8 +110,8 @@ func compileNew(source string) (*expression, error) {
 }
 
 var (
-	pointer   = regexp.MustCompile(`(?s)\n\s*\|.*$`)
-	container = regexp.MustCompile(` \(in container '[^']*'\)`)
+	pointer   = lazyregexp.New(`(?s)\n\s*\|.*$`)
+	container = lazyregexp.New(` \(in container '[^']*'\)`)
 )
 
 func firstIssue(issues *cel.Issues) error {
@@ -119,7 +120,7 @@ func firstIssue(issues *cel.Issues) error {
 		return &expressionError{message: issues.Err().Error()}
 	}
 	first := list[0]
-	message := container.ReplaceAllString(pointer.ReplaceAllString(first.Message, ""), "")
+	message := container().ReplaceAllString(pointer().ReplaceAllString(first.Message, ""), "")
 	message = strings.NewReplacer(stagesDone, "success()", stagesFailed, "failure()", eventTypeName, "event", stageTypeName, "stage").Replace(message)
 	// The parser's list of expected tokens helps nobody.
 	message, _, _ = strings.Cut(message, " expecting {")

@@ -4,11 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/tidegate-ci/tidegate/internal/lazyregexp"
 	"github.com/tidegate-ci/tidegate/rollout/analysis"
 	"github.com/tidegate-ci/tidegate/rollout/health"
 )
@@ -86,7 +86,7 @@ func (g *MetricGate) queries() []string {
 	return slices.DeleteFunc([]string{g.Query, g.Bad, g.Total, g.Value}, func(q string) bool { return q == "" })
 }
 
-var gateName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,62}$`)
+var gateName = lazyregexp.New(`^[A-Za-z][A-Za-z0-9_-]{0,62}$`)
 
 // check fills in defaults and says what makes no sense.
 func (g *MetricGate) check() error {
@@ -94,7 +94,7 @@ func (g *MetricGate) check() error {
 		g.Interval = DefaultMetricInterval
 	}
 	switch {
-	case !gateName.MatchString(g.Name):
+	case !gateName().MatchString(g.Name):
 		return fmt.Errorf("name %q: use letters, digits, - and _", g.Name)
 	case (g.Prometheus == "") == (g.HTTP == ""):
 		return fmt.Errorf("metric %s: name one source, prometheus or http", g.Name)

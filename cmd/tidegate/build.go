@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tidegate-ci/tidegate/internal/heap"
 	"github.com/tidegate-ci/tidegate/stages/image"
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
 	"github.com/tidegate-ci/tidegate/stages/image/progress"
@@ -81,6 +82,7 @@ the image carry the time SOURCE_DATE_EPOCH, or 1970 if that is not set.`,
 			if len(args) == 1 {
 				dir = args[0]
 			}
+			heap.Pace()
 			return asRoot(func() error { return f.run(cmd, dir) })
 		},
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {

@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tidegate-ci/tidegate/internal/lazyregexp"
 	"github.com/tidegate-ci/tidegate/pipeline"
 )
 
@@ -64,8 +64,7 @@ const (
 
 // tokenWord is what names, users and groups look like: they end up in logs,
 // in the journal and in pipeline files.
-// It is compiled when first needed: that takes longer than most commands.
-var tokenWord = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[\pL\pN][\pL\pN._@+-]{0,99}$`) })
+var tokenWord = lazyregexp.New(`^[\pL\pN][\pL\pN._@+-]{0,99}$`)
 
 // Tokens is the file of tokens. It may be changed by another process: each use
 // looks whether it was. The zero value is not usable; see OpenTokens.

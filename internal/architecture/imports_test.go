@@ -17,12 +17,13 @@ const module = "github.com/tidegate-ci/tidegate/"
 // import. Data flows one way: triggers → pipeline → stages → rollout. A part may
 // always import itself; the longest prefix that matches a package decides.
 var allowed = map[string][]string{
-	"pipeline": {"internal/mask"},
-	"stages":   {"pipeline", "rollout", "internal/mask", "internal/baseimage", "internal/termtext", "internal/netguard"},
+	"pipeline": {"internal/mask", "internal/lazyregexp"},
+	"stages":   {"pipeline", "rollout", "internal/mask", "internal/lazyregexp", "internal/baseimage", "internal/termtext", "internal/netguard"},
 	"triggers": {"pipeline/event"},
-	"rollout":  {"internal/netguard"},
+	"rollout":  {"internal/lazyregexp", "internal/netguard"},
 	// Leaves: they serve anyone and know no one.
 	"internal/mask":         {},
+	"internal/lazyregexp":   {},
 	"internal/netguard":     {},
 	"internal/baseimage":    {},
 	"internal/registry":     {},

@@ -12,11 +12,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
 	"github.com/tidegate-ci/tidegate/internal/api"
+	"github.com/tidegate-ci/tidegate/internal/lazyregexp"
 	"github.com/tidegate-ci/tidegate/internal/termtext"
 	"github.com/tidegate-ci/tidegate/pipeline/journal"
 )
@@ -373,7 +373,7 @@ func (s *story) settled(ctx context.Context, version string) error {
 	})
 }
 
-var versionLine = regexp.MustCompile(`const version = ".*"`)
+var versionLine = lazyregexp.New(`const version = ".*"`)
 
 // edit is the one-line change that makes a version.
 func (s *story) edit(version string) (map[string][]byte, error) {
@@ -381,7 +381,7 @@ func (s *story) edit(version string) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string][]byte{"handler.go": versionLine.ReplaceAll(source, fmt.Appendf(nil, "const version = %q", version))}, nil
+	return map[string][]byte{"handler.go": versionLine().ReplaceAll(source, fmt.Appendf(nil, "const version = %q", version))}, nil
 }
 
 // command runs a program and puts its output into the timeline.

@@ -2,11 +2,11 @@ package image
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/tidegate-ci/tidegate/internal/lazyregexp"
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
 )
 
@@ -33,13 +33,13 @@ type Annotation struct {
 type Annotations []Annotation
 
 // annotationPattern takes "level[platform],level:" apart from "key=value".
-var annotationPattern = regexp.MustCompile(`^((?:[a-z-]+(?:\[[A-Za-z0-9_/.-]+\])?)(?:,[a-z-]+(?:\[[A-Za-z0-9_/.-]+\])?)*):([^=]+=.*|[^=]+)$`)
+var annotationPattern = lazyregexp.New(`^((?:[a-z-]+(?:\[[A-Za-z0-9_/.-]+\])?)(?:,[a-z-]+(?:\[[A-Za-z0-9_/.-]+\])?)*):([^=]+=.*|[^=]+)$`)
 
 // ParseAnnotation reads "[LEVEL[PLATFORM],…:]KEY=VALUE" as docker buildx has
 // it. Without a level the annotation goes on the manifest.
 func ParseAnnotation(text string) (Annotations, error) {
 	levels, pair := "manifest", text
-	if parts := annotationPattern.FindStringSubmatch(text); parts != nil {
+	if parts := annotationPattern().FindStringSubmatch(text); parts != nil {
 		levels, pair = parts[1], parts[2]
 	}
 	key, value, ok := strings.Cut(pair, "=")

@@ -4,12 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"strings"
 
 	"github.com/docker/go-units"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/tidegate-ci/tidegate/internal/lazyregexp"
 	"github.com/tidegate-ci/tidegate/stages/sandbox"
 )
 
@@ -17,7 +17,7 @@ import (
 // a network has the machine's, where it is the loopback address.
 const hostGateway = "host-gateway"
 
-var hostPattern = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?$`)
+var hostPattern = lazyregexp.New(`^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?$`)
 
 // ParseHost reads "NAME:ADDRESS" or "NAME=ADDRESS" as docker's --add-host does.
 func ParseHost(text string) (sandbox.Host, error) {
@@ -25,7 +25,7 @@ func ParseHost(text string) (sandbox.Host, error) {
 	if !ok {
 		name, address, ok = strings.Cut(text, ":")
 	}
-	if !ok || !hostPattern.MatchString(name) {
+	if !ok || !hostPattern().MatchString(name) {
 		return sandbox.Host{}, fmt.Errorf("host %q: want NAME:ADDRESS", text)
 	}
 	if address == hostGateway {

@@ -2,7 +2,6 @@ package plan
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -12,6 +11,8 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	"github.com/moby/buildkit/util/suggest"
+
+	"github.com/tidegate-ci/tidegate/internal/lazyregexp"
 )
 
 // CheckArgument is the build argument that replaces a file's check directive.
@@ -193,12 +194,12 @@ func (w *walker) checkOnce(command instructions.Command, last *once) {
 // Names of variables that likely hold a secret: one of the first words, whole or
 // set off by underscores, and none of the second.
 var (
-	secretName = regexp.MustCompile(`(?i)(?:_|^)(?:apikey|auth|credential|credentials|key|password|pword|passwd|secret|token)(?:_|$)`)
-	publicName = regexp.MustCompile(`(?i)(?:_|^)(?:public|file|version)(?:_|$)`)
+	secretName = lazyregexp.New(`(?i)(?:_|^)(?:apikey|auth|credential|credentials|key|password|pword|passwd|secret|token)(?:_|$)`)
+	publicName = lazyregexp.New(`(?i)(?:_|^)(?:public|file|version)(?:_|$)`)
 )
 
 func (w *walker) checkSecret(instruction, name string) {
-	if secretName.MatchString(name) && !publicName.MatchString(name) {
+	if secretName().MatchString(name) && !publicName().MatchString(name) {
 		w.lint.Run(&linter.RuleSecretsUsedInArgOrEnv, w.location, linter.RuleSecretsUsedInArgOrEnv.Format(instruction, name))
 	}
 }

@@ -3,12 +3,13 @@ package plan
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
+
+	"github.com/tidegate-ci/tidegate/internal/lazyregexp"
 )
 
 // maxPort is the largest port number.
@@ -98,10 +99,10 @@ func parsePort(text string) (int, error) {
 	return port, nil
 }
 
-var signalPattern = regexp.MustCompile(`^(?i:(SIG)?[A-Z]+[A-Z0-9]*([+-][0-9]+)?|[0-9]+)$`)
+var signalPattern = lazyregexp.New(`^(?i:(SIG)?[A-Z]+[A-Z0-9]*([+-][0-9]+)?|[0-9]+)$`)
 
 func checkSignal(text string) error {
-	if !signalPattern.MatchString(text) {
+	if !signalPattern().MatchString(text) {
 		return fmt.Errorf("STOPSIGNAL %s: not a signal's name or number", text)
 	}
 	if n, err := strconv.Atoi(text); err == nil && (n < 1 || n > 64) {

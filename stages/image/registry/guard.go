@@ -7,11 +7,12 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 	"sync"
 
 	"golang.org/x/net/publicsuffix"
+
+	"github.com/tidegate-ci/tidegate/internal/lazyregexp"
 )
 
 // guard carries all requests of a session and keeps what only its registry, or
@@ -94,14 +95,14 @@ func isRealmRequest(request *http.Request) bool {
 	return request.Method == http.MethodPost || request.URL.Query().Has("scope") || request.URL.Query().Has("service")
 }
 
-var realmPattern = regexp.MustCompile(`(?i)\brealm="([^"]*)"`)
+var realmPattern = lazyregexp.New(`(?i)\brealm="([^"]*)"`)
 
 // vouch remembers the realms of a challenge.
 func (g *guard) vouch(header http.Header) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, challenge := range header.Values("WWW-Authenticate") {
-		for _, realm := range realmPattern.FindAllStringSubmatch(challenge, maxRealms) {
+		for _, realm := range realmPattern().FindAllStringSubmatch(challenge, maxRealms) {
 			if u, err := url.Parse(realm[1]); err == nil && u.Host != "" && len(g.vouched) < maxRealms {
 				if g.vouched == nil {
 					g.vouched = map[string]bool{}

@@ -9,11 +9,12 @@ import (
 	"fmt"
 	"net/url"
 	"path"
-	"regexp"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
 	"github.com/moby/buildkit/util/gitutil"
+
+	"github.com/tidegate-ci/tidegate/internal/lazyregexp"
 )
 
 // Git is a tree in a Git repository.
@@ -88,9 +89,9 @@ func hostOnly(host string) string {
 }
 
 var (
-	hexPattern  = regexp.MustCompile(`^[0-9a-f]{1,64}$`)
-	hostPattern = regexp.MustCompile(`^[0-9A-Za-z:][0-9A-Za-z._:-]*$`)
-	userPattern = regexp.MustCompile(`^[0-9A-Za-z_][0-9A-Za-z._@+-]*$`)
+	hexPattern  = lazyregexp.New(`^[0-9a-f]{1,64}$`)
+	hostPattern = lazyregexp.New(`^[0-9A-Za-z:][0-9A-Za-z._:-]*$`)
+	userPattern = lazyregexp.New(`^[0-9A-Za-z_][0-9A-Za-z._@+-]*$`)
 )
 
 // check refuses what no command line, URL or ref should be made of, although
@@ -101,10 +102,10 @@ func (g *Git) check() error {
 	default:
 		return fmt.Errorf("the transport %q is not supported: use https, http, ssh or git", g.Scheme)
 	}
-	if !hostPattern.MatchString(g.Host) {
+	if !hostPattern().MatchString(g.Host) {
 		return fmt.Errorf("%q is not a host", g.Host)
 	}
-	if g.User != "" && !userPattern.MatchString(g.User) {
+	if g.User != "" && !userPattern().MatchString(g.User) {
 		return errors.New("the user's name has unusual characters")
 	}
 	if strings.HasPrefix(strings.TrimLeft(g.Remote, "/"), "-") || strings.ContainsFunc(g.Remote, control) {
@@ -113,7 +114,7 @@ func (g *Git) check() error {
 	if err := checkRef(g.Ref); err != nil {
 		return err
 	}
-	if g.Commit != "" && !hexPattern.MatchString(g.Commit) {
+	if g.Commit != "" && !hexPattern().MatchString(g.Commit) {
 		return fmt.Errorf("the checksum %q is not a commit's hexadecimal hash", g.Commit)
 	}
 	if g.Direct && len(g.Commit) != 40 && len(g.Commit) != 64 {

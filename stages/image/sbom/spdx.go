@@ -3,10 +3,11 @@ package sbom
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"regexp"
 	"time"
 
 	packageurl "github.com/package-url/packageurl-go"
+
+	"github.com/tidegate-ci/tidegate/internal/lazyregexp"
 )
 
 // Document is an SPDX 2.3 document (https://spdx.github.io/spdx-spec/v2.3/).
@@ -133,10 +134,10 @@ func license(text string) string {
 	return unknown
 }
 
-var notIdentifier = regexp.MustCompile(`[^A-Za-z0-9.-]+`)
+var notIdentifier = lazyregexp.New(`[^A-Za-z0-9.-]+`)
 
 func identifier(text string) string {
-	text = notIdentifier.ReplaceAllString(text, "-")
+	text = notIdentifier().ReplaceAllString(text, "-")
 	return text[:min(len(text), 100)]
 }
 
