@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"hash"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -126,6 +128,10 @@ func (k *keyer) item(item *layer.Item) {
 	k.number("size", item.Size)
 	k.text("digest", item.Digest.String())
 	k.number("same", int64(item.Same))
+	for _, name := range slices.Sorted(maps.Keys(item.Xattrs)) {
+		k.text("attribute", name)
+		k.text("attribute-value", item.Xattrs[name])
+	}
 }
 
 func copyKey(s setting, c *plan.Copy, from origin) v1.Hash {

@@ -111,6 +111,13 @@ func mutations(path string, v reflect.Value, check func(path string)) {
 		}
 		mutations(path, v.Elem(), check)
 		change(reflect.Zero(v.Type()))
+	case reflect.Map:
+		more := reflect.MakeMap(v.Type())
+		for _, key := range v.MapKeys() {
+			more.SetMapIndex(key, v.MapIndex(key))
+		}
+		more.SetMapIndex(reflect.ValueOf("more").Convert(v.Type().Key()), reflect.Zero(v.Type().Elem()))
+		change(more)
 	case reflect.String:
 		change(reflect.ValueOf(v.String() + "x").Convert(v.Type()))
 	case reflect.Bool:

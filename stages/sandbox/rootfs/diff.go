@@ -37,23 +37,20 @@ type DiffOptions struct {
 func (s *Snapshot) Diff(ctx context.Context, w io.Writer, options DiffOptions) (changed bool, err error) {
 	s.epoch = options.Epoch
 	s.seen = nil
-	d := &diff{ctx: ctx, snapshot: s, epoch: options.Epoch, limits: options.Limits.withDefaults(), links: map[inode]string{}}
+	buffered := bufio.NewWriterSize(w, copyBuffer)
+	d := &diff{
+		ctx: ctx, snapshot: s, epoch: options.Epoch, limits: options.Limits.withDefaults(), links: map[inode]string{},
+		archive: tar.NewWriter(buffered),
+	}
 	d.content.dir, d.content.buffer = -1, make([]byte, copyBuffer)
 	defer d.leave()
 	if err := d.root(); err != nil {
-		return false, fmt.Errorf("list the changes of a snapshot: %w", err)
-	}
-	buffered := bufio.NewWriterSize(w, copyBuffer)
-	archive := tar.NewWriter(buffered)
-	for _, e := range d.entries {
-		if err := d.write(archive, e); err != nil {
-			return false, fmt.Errorf("write the changes of a snapshot: %s: %w", e.header.Name, err)
-		}
-	}
-	if err := archive.Close(); err != nil {
 		return false, fmt.Errorf("write the changes of a snapshot: %w", err)
 	}
-	return len(d.entries) > 0, buffered.Flush()
+	if err := errors.Join(d.archive.Close(), buffered.Flush()); err != nil {
+		return false, fmt.Errorf("write the changes of a snapshot: %w", err)
+	}
+	return d.entries > 0, nil
 }
 
 // copyBuffer is how many bytes of content move at a time.
@@ -86,19 +83,18 @@ func (d *diff) see(name string, c *child) {
 	d.snapshot.seen = append(d.snapshot.seen, seen)
 }
 
-type diffEntry struct {
-	header *tar.Header
-	filled bool // its content follows
-}
-
 type diff struct {
 	ctx      context.Context
 	snapshot *Snapshot
 	epoch    time.Time
 	limits   Limits
-	entries  []diffEntry
-	bytes    int64
-	links    map[inode]string
+	archive  *tar.Writer
+	// pending are the directories above, as far as they were not written: one in
+	// which nothing changed is left out, if the layers show it as it is.
+	pending []*tar.Header
+	entries int
+	bytes   int64
+	links   map[inode]string
 	// content reads what files hold, out of the directory used last.
 	content struct {
 		name   string
@@ -122,7 +118,11 @@ func (d *diff) root() error {
 		return err
 	}
 	if !same {
-		if err := d.add("", &top); err != nil {
+		header, err := d.header("", &top)
+		if err != nil {
+			return err
+		}
+		if err := d.write(header, false); err != nil {
 			return err
 		}
 	}
@@ -200,7 +200,7 @@ func (d *diff) child(name string, c *child, covered bool) error {
 	d.see(name, c)
 	if isWhiteout(&c.stat) {
 		dir, base := path.Split(name)
-		return d.append(diffEntry{header: d.marker(dir + whiteoutPrefix + base)})
+		return d.write(d.marker(dir+whiteoutPrefix+base), false)
 	}
 	if strings.HasPrefix(c.name, whiteoutPrefix) {
 		return fmt.Errorf("/%s: names that begin with %q can't be in an image: in a layer they mean that a file is removed", name, whiteoutPrefix)
@@ -219,29 +219,34 @@ func (d *diff) child(name string, c *child, covered bool) error {
 			return err
 		}
 	}
-	before := len(d.entries)
-	if err := d.add(name, c); err != nil {
+	header, err := d.header(name, c)
+	if err != nil {
 		return err
 	}
+	above := len(d.pending)
+	d.pending = append(d.pending, header)
 	if opaque {
-		if err := d.append(diffEntry{header: d.marker(path.Join(name, opaqueMarker))}); err != nil {
+		if err := d.write(d.marker(path.Join(name, opaqueMarker)), false); err != nil {
 			return err
 		}
 	}
 	covered = covered || opaque
-	if err := d.directory(name, covered); err != nil {
+	if err := d.directory(name, covered); err != nil || len(d.pending) <= above {
 		return err
-	}
-	if covered || len(d.entries) > before+1 {
-		return nil
 	}
 	// Nothing below it changed: overlayfs copies a directory up also when
 	// something in it came and went.
-	same, err := d.sameAsBelow(name, &c.stat)
-	if err == nil && same {
-		d.entries = d.entries[:before]
+	if !covered {
+		same, err := d.sameAsBelow(name, &c.stat)
+		if err != nil {
+			return err
+		}
+		if same {
+			d.pending = d.pending[:above]
+			return nil
+		}
 	}
-	return err
+	return d.flush()
 }
 
 // sameAsBelow tells whether the layers already show this directory with the
@@ -284,20 +289,21 @@ func mapsEqual(a, b map[string]string) bool {
 	return true
 }
 
-func (d *diff) append(e diffEntry) error {
-	if len(d.entries) == d.limits.Entries {
-		return fmt.Errorf("more than %d entries changed", d.limits.Entries)
-	}
-	d.entries = append(d.entries, e)
-	return nil
-}
-
 // marker is the header of an empty file that only its name gives a meaning.
 func (d *diff) marker(name string) *tar.Header {
 	return &tar.Header{Typeflag: tar.TypeReg, Name: name, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}
 }
 
+// add writes a file that is no directory.
 func (d *diff) add(name string, c *child) error {
+	header, err := d.header(name, c)
+	if err != nil {
+		return err
+	}
+	return d.write(header, header.Typeflag == tar.TypeReg)
+}
+
+func (d *diff) header(name string, c *child) (*tar.Header, error) {
 	file, stat := filepath.Join(d.snapshot.Upper, name), &c.stat
 	uid, gid := userns.Owner(file, stat.Uid, stat.Gid)
 	header := &tar.Header{
@@ -308,7 +314,6 @@ func (d *diff) add(name string, c *child) error {
 		ModTime: layerTime(stat.Mtim, d.epoch),
 		Format:  tar.FormatPAX,
 	}
-	entry := diffEntry{header: header}
 	switch stat.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		header.Typeflag, header.Name = tar.TypeDir, name+"/"
@@ -317,11 +322,10 @@ func (d *diff) add(name string, c *child) error {
 		}
 	case unix.S_IFREG:
 		header.Typeflag, header.Size = tar.TypeReg, stat.Size
-		entry.filled = true
 	case unix.S_IFLNK:
 		target, err := os.Readlink(file)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		header.Typeflag, header.Linkname = tar.TypeSymlink, target
 	case unix.S_IFIFO:
@@ -337,16 +341,16 @@ func (d *diff) add(name string, c *child) error {
 		key := inode{stat.Dev, stat.Ino}
 		if first, ok := d.links[key]; ok {
 			header.Typeflag, header.Linkname, header.Size = tar.TypeLink, first, 0
-			return d.append(diffEntry{header: header})
+			return header, nil
 		}
 		d.links[key] = name
 	}
 	if d.bytes += header.Size; d.bytes > d.limits.Bytes {
-		return fmt.Errorf("more than %d bytes changed", d.limits.Bytes)
+		return nil, fmt.Errorf("more than %d bytes changed", d.limits.Bytes)
 	}
 	kept, err := keptAttributes(file, c.attributes)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for key, value := range kept {
 		if header.PAXRecords == nil {
@@ -354,7 +358,7 @@ func (d *diff) add(name string, c *child) error {
 		}
 		header.PAXRecords[paxAttribute+key] = value
 	}
-	return d.append(entry)
+	return header, nil
 }
 
 // layerTime is a file's time as a layer carries it: whole seconds, not after epoch.
@@ -366,17 +370,48 @@ func layerTime(at unix.Timespec, epoch time.Time) time.Time {
 	return t
 }
 
-func (d *diff) write(archive *tar.Writer, e diffEntry) error {
+// write writes an entry, after the directories that lead to it. filled says
+// that the content of the file follows.
+func (d *diff) write(header *tar.Header, filled bool) error {
+	if err := d.flush(); err != nil {
+		return err
+	}
+	if err := d.writeHeader(header); err != nil || !filled {
+		return err
+	}
+	if err := d.writeContent(header); err != nil {
+		return fmt.Errorf("/%s: %w", header.Name, err)
+	}
+	return nil
+}
+
+// flush writes the directories that are pending.
+func (d *diff) flush() error {
+	for _, header := range d.pending {
+		if err := d.writeHeader(header); err != nil {
+			return err
+		}
+	}
+	d.pending = d.pending[:0]
+	return nil
+}
+
+func (d *diff) writeHeader(header *tar.Header) error {
 	if err := d.ctx.Err(); err != nil {
 		return context.Cause(d.ctx)
 	}
-	if err := archive.WriteHeader(e.header); err != nil {
-		return err
+	if d.entries == d.limits.Entries {
+		return fmt.Errorf("more than %d entries changed", d.limits.Entries)
 	}
-	if !e.filled {
-		return nil
+	d.entries++
+	if err := d.archive.WriteHeader(header); err != nil {
+		return fmt.Errorf("/%s: %w", header.Name, err)
 	}
-	dir, base := path.Split(e.header.Name)
+	return nil
+}
+
+func (d *diff) writeContent(header *tar.Header) error {
+	dir, base := path.Split(header.Name)
 	if err := d.enter(dir); err != nil {
 		return err
 	}
@@ -385,8 +420,8 @@ func (d *diff) write(archive *tar.Writer, e diffEntry) error {
 		return err
 	}
 	defer file.Close()
-	n, err := io.CopyBuffer(struct{ io.Writer }{archive}, io.LimitReader(file, e.header.Size), d.content.buffer)
-	if err == nil && n != e.header.Size {
+	n, err := io.CopyBuffer(struct{ io.Writer }{d.archive}, io.LimitReader(file, header.Size), d.content.buffer)
+	if err == nil && n != header.Size {
 		err = errors.New("the file shrank while it was read")
 	}
 	return err
