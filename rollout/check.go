@@ -346,7 +346,7 @@ func (g *CheckGate) check(steps int) error {
 		}
 	}
 	switch {
-	case !gateName.MatchString(g.Name):
+	case !gateName().MatchString(g.Name):
 		return fmt.Errorf("name %q: use letters, digits, - and _", g.Name)
 	case kinds != 1:
 		return fmt.Errorf("give one of job, webhook, approval and cel")
