@@ -40,6 +40,8 @@ type settings struct {
 	// restarted is put into the pod template, so that all pods are replaced;
 	// zero leaves the template as it is.
 	restarted time.Time
+	// points is what the Services that blue-green switches are to stay at.
+	points Pointing
 }
 
 // shape puts settings into a Deployment; other kinds are left as they are.

@@ -49,6 +49,9 @@ func (d *driver) begin(ctx context.Context, request Request, note string) error 
 	if err := d.choose(request, r, []string{note, takenOver(request.Release, findings)}); err != nil {
 		return err
 	}
+	if err := d.previewsAreFree(ctx, r.Services); err != nil {
+		return errors.Join(err, d.recordRejected(ctx, r, err))
+	}
 	d.release, d.jobs = request.Release, r.Strategy.jobManifests()
 	return d.enter(ctx, r)
 }
@@ -56,6 +59,18 @@ func (d *driver) begin(ctx context.Context, request Request, note string) error 
 // choose settles how r is rolled out over the base. It writes nothing.
 func (d *driver) choose(request Request, r *Rollout, notes []string) (err error) {
 	record, base := d.record, d.base
+	if r.Strategy.Kind == BlueGreenStrategy {
+		var note string
+		if r.Previews, r.Services, note, err = previewPlan(request.Release, base); err != nil {
+			return err
+		}
+		if len(r.Previews) == 0 {
+			r.Strategy = Strategy{Kind: RollingStrategy}
+		}
+		if note != "" {
+			notes = append(notes, note)
+		}
+	}
 	if r.Strategy.Kind == CanaryStrategy {
 		var note string
 		if r.Canaries, note, err = canaryPlan(request.Release, base); err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
 
-// Track tells the two companions of a stable workload apart. It is the value
+// Track tells the companions of a stable workload apart. It is the value
 // of their pods' track label, and the suffix of their names.
 type Track string
 
@@ -18,6 +18,7 @@ type Track string
 const (
 	CanaryTrack   Track = "canary"
 	BaselineTrack Track = "baseline"
+	PreviewTrack  Track = "preview" // the new version of blue-green, whole
 )
 
 // bakedCondition is the readiness gate of canary pods: a pod is ready, and so

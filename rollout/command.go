@@ -85,6 +85,8 @@ var answers = map[CommandKind]map[State]answer{
 		Pending:     no("it has not begun; wait until the canary runs"),
 		Applying:    no("its objects are being written; wait until the canary runs"),
 		Canary:      yes("promoted"),
+		Preview:     yes("promoted: the live Service is being switched"),
+		Switched:    yes("promoted: the old version makes way now"),
 		Promoting:   yes("it is being promoted already"),
 		Rolling:     no("the stable workload is moving already; what is left is its health gate, which cannot be skipped"),
 		Finishing:   yes("it has passed already"),
@@ -99,6 +101,8 @@ var answers = map[CommandKind]map[State]answer{
 		Pending:     yes("paused"),
 		Applying:    yes("paused; takes effect when its objects are written"),
 		Canary:      yes("paused at this step"),
+		Preview:     yes("paused: the live Service is not switched"),
+		Switched:    yes("paused: the old version is kept"),
 		Promoting:   yes("paused; takes effect when its objects are written"),
 		Rolling:     yes("paused: the workload stops replacing pods"),
 		Finishing:   no("it has passed its gates and is being tidied up"),
@@ -113,6 +117,8 @@ var answers = map[CommandKind]map[State]answer{
 		Pending:     yes("resumed"),
 		Applying:    yes("resumed"),
 		Canary:      yes("resumed"),
+		Preview:     yes("resumed"),
+		Switched:    yes("resumed"),
 		Promoting:   yes("resumed"),
 		Rolling:     yes("resumed"),
 		Finishing:   yes("it is not paused"),
@@ -127,6 +133,8 @@ var answers = map[CommandKind]map[State]answer{
 		Pending:     yes("aborted"),
 		Applying:    yes("aborted: going back"),
 		Canary:      yes("aborted: the canary is being removed"),
+		Preview:     yes("aborted: the preview is being removed"),
+		Switched:    yes("aborted: the live Service returns to the old version"),
 		Promoting:   yes("aborted: going back"),
 		Rolling:     yes("aborted: going back"),
 		Finishing:   no("it has passed its gates; use rollback to return to the revision before"),
@@ -211,6 +219,8 @@ var answers = map[CommandKind]map[State]answer{
 		Pending:     yes("making way"),
 		Applying:    yes("making way"),
 		Canary:      yes("making way: the canary is being removed"),
+		Preview:     yes("making way: the preview is being removed"),
+		Switched:    yes("making way: the live Service returns to the old version"),
 		Promoting:   yes("making way"),
 		Rolling:     yes("making way"),
 		Finishing:   yes("it has passed and ends by itself"),
@@ -230,6 +240,9 @@ func answerTo(record *Record, command Command) answer {
 	}
 	if command.Revision != 0 && command.Revision != record.Current.Revision {
 		return no(fmt.Sprintf("it was meant for revision %d, and revision %d is current now", command.Revision, record.Current.Revision))
+	}
+	if c := record.Current; command.Kind == CommandPromote && c.State == Switched && c.StepReadyAt.IsZero() {
+		return no("the live Service is being switched; promote again when it has been, to let the old version go")
 	}
 	a, ok := answers[command.Kind][record.Current.State]
 	if command.Kind == CommandRestart && a.accepted && record.Verified == 0 {
@@ -267,11 +280,17 @@ func (r *Record) obey(now time.Time) error {
 	c := r.Current
 	switch command.Kind {
 	case CommandPromote:
-		if c.State != Canary {
+		if !c.State.measured() {
 			return nil
 		}
 		c.resumePaused(now)
 		gate := manualGate(c.Step, command.By, now)
+		switch c.State {
+		case Preview:
+			return r.advance(Move{To: Switched, Step: 2, Proof: gate}, now)
+		case Switched:
+			return r.advance(Move{To: Promoting, Proof: gate}, now)
+		}
 		if command.Full || c.Step == len(c.Strategy.Steps) {
 			return r.advance(Move{To: Promoting, Proof: gate}, now)
 		}

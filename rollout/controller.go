@@ -413,7 +413,7 @@ func (d *driver) finishCurrent(ctx context.Context, done func(*Record) bool) err
 	if d.watch != nil {
 		d.watch.stop()
 	}
-	if d.watch, err = d.observe(ctx, d.release, d.base); err != nil {
+	if d.watch, err = d.observe(ctx, len(r.Services) > 0, d.release, d.base); err != nil {
 		return err
 	}
 	return d.run(ctx, done)

@@ -24,8 +24,9 @@ const (
 	ApplyWorkload ActionKind = "apply_workload" // one workload again, with other settings
 	ScaleCanary   ActionKind = "scale_canary"   // create a canary or its baseline, or change its size
 	RemoveCanary  ActionKind = "remove_canary"
-	Admit         ActionKind = "admit" // let canary pods that survived the bake into the Service
-	Prune         ActionKind = "prune" // objects that no revision in use needs
+	PointService  ActionKind = "point_service" // send a live Service's traffic to other pods
+	Admit         ActionKind = "admit"         // let canary pods that survived the bake into the Service
+	Prune         ActionKind = "prune"         // objects that no revision in use needs
 )
 
 // Action is the next thing to do, and why.
@@ -41,6 +42,12 @@ type Action struct {
 	Pods     []DarkPod
 	Paused   bool
 	Bake     time.Duration
+	// Points and Hash are the selector of a live Service: with PointService the
+	// new one; with ApplyRelease and ApplyBase what it is to stay at. Base takes
+	// the rest of the Service from the base.
+	Points Pointing
+	Hash   string
+	Base   bool
 	// Move is recorded when the action has succeeded; alone with Advance.
 	Move *Move
 	// Ready, Restored and Peak are what Mark (or a successful ApplyBase) records.
@@ -62,6 +69,10 @@ func Decide(record *Record, obs Observation, now time.Time) Action {
 		return decideApplying(record, r, obs)
 	case Canary:
 		return decideCanary(record, r, obs, now)
+	case Preview:
+		return decidePreview(r, obs, now)
+	case Switched:
+		return decideSwitched(r, obs, now)
 	case Promoting:
 		// It has served its purpose, and takes room that the new pods may need.
 		for _, c := range obs.Canaries {
@@ -69,15 +80,19 @@ func Decide(record *Record, obs Observation, now time.Time) Action {
 				return Action{Kind: RemoveCanary, Ref: c.Stable, Track: c.Track, Why: "removing the baseline of " + c.Stable.Name}
 			}
 		}
-		return Action{Kind: ApplyRelease, Bake: r.Bake, Paused: r.Paused, Why: "promoting to the stable workload", Move: &Move{To: Rolling}}
+		a := Action{Kind: ApplyRelease, Bake: r.Bake, Paused: r.Paused, Why: "promoting to the stable workload", Move: &Move{To: Rolling}}
+		if r.Strategy.Kind == BlueGreenStrategy {
+			a.Points, a.Why = PointsPreview, "bringing the stable workload to the new version, behind the preview which serves"
+		}
+		return a
 	case Rolling:
 		return decideRolling(r, obs, now)
 	case Finishing:
-		return decideFinishing(obs)
+		return decideFinishing(r, obs, now)
 	case RollingBack:
 		return decideRollingBack(record, r, obs, now)
 	case Withdrawing:
-		if a, ok := removeCanary(obs); ok {
+		if a, ok := returnTraffic(record, r, obs, now); ok {
 			return a
 		}
 		return Action{Kind: Advance, Why: "made way for a newer release", Move: &Move{To: Superseded}}
@@ -86,7 +101,7 @@ func Decide(record *Record, obs Observation, now time.Time) Action {
 }
 
 func decideApplying(record *Record, r *Rollout, obs Observation) Action {
-	if r.Strategy.Kind == RollingStrategy {
+	if r.Strategy.inPlace() {
 		return Action{Kind: ApplyRelease, Bake: r.Bake, Paused: r.Paused, Why: "applying the release", Move: &Move{To: Rolling}}
 	}
 	// A canary of an older rollout must not be taken for one of this.
@@ -97,6 +112,9 @@ func decideApplying(record *Record, r *Rollout, obs Observation) Action {
 	}
 	if record.Stable != r.Base && !r.Restored {
 		return Action{Kind: ApplyBase, Why: "a superseded release had begun to replace the stable one: putting that back before the canary", Restored: true}
+	}
+	if r.Strategy.Kind == BlueGreenStrategy {
+		return Action{Kind: ApplyNeeded, Why: "applying what the preview needs", Move: &Move{To: Preview, Step: 1}}
 	}
 	return Action{Kind: ApplyNeeded, Why: "applying what the canary needs", Move: &Move{To: Canary, Step: 1}}
 }
@@ -226,7 +244,11 @@ func stepDeadline(r *Rollout, step Step) time.Time {
 }
 
 func decideRolling(r *Rollout, obs Observation, now time.Time) Action {
-	recheck, waiting := time.Time{}, ""
+	waiting := ""
+	a, recheck, ok := tendPreviews(r, obs, now)
+	if ok {
+		return a
+	}
 	var available int32
 	for _, w := range obs.Workloads {
 		if !w.Exists || w.Release != r.Digest || (w.Paused != r.Paused && w.Ref.Kind == "Deployment") {
@@ -263,7 +285,10 @@ func decideRolling(r *Rollout, obs Observation, now time.Time) Action {
 	return Action{Kind: Wait, Until: sooner(sooner(recheck, until), deadline), Why: waiting}
 }
 
-func decideFinishing(obs Observation) Action {
+func decideFinishing(r *Rollout, obs Observation, now time.Time) Action {
+	if a, ok := ownSelectors(r, obs, now); ok {
+		return a
+	}
 	if a, ok := removeCanary(obs); ok {
 		return a
 	}
@@ -276,7 +301,12 @@ func decideFinishing(obs Observation) Action {
 }
 
 func decideRollingBack(record *Record, r *Rollout, obs Observation, now time.Time) Action {
-	if a, ok := removeCanary(obs); ok {
+	touched := r.StableTouched || record.Stable != r.Base
+	if touched && len(r.Previews) > 0 {
+		if a, ok := keepServing(r, obs); ok {
+			return a
+		}
+	} else if a, ok := returnTraffic(record, r, obs, now); ok {
 		return a
 	}
 	if r.Base == 0 {
@@ -284,11 +314,15 @@ func decideRollingBack(record *Record, r *Rollout, obs Observation, now time.Tim
 	}
 	// A release that was superseded before this one may have begun to replace
 	// the stable workload, even though this one has not.
-	if !r.StableTouched && record.Stable == r.Base {
+	if !touched {
 		return Action{Kind: Prune, Why: "the stable workload was never touched", Move: &Move{To: RolledBack}}
 	}
 	if !r.Restored {
-		return Action{Kind: ApplyBase, Restored: true, Why: fmt.Sprintf("applying revision %d again", r.Base)}
+		a := Action{Kind: ApplyBase, Restored: true, Why: fmt.Sprintf("applying revision %d again", r.Base)}
+		if obs.previewsServe() {
+			a.Points = PointsPreview
+		}
+		return a
 	}
 	waiting, ready, recheck := "", true, time.Time{}
 	for _, w := range obs.Workloads {
@@ -298,10 +332,18 @@ func decideRollingBack(record *Record, r *Rollout, obs Observation, now time.Tim
 		}
 	}
 	if ready {
+		if a, ok := returnTraffic(record, r, obs, now); ok {
+			return a
+		}
 		return Action{Kind: Prune, Why: fmt.Sprintf("revision %d serves again", r.Base), Move: &Move{To: RolledBack}}
 	}
 	deadline := r.StateSince.Add(r.Deadline)
 	if !now.Before(deadline) {
+		for _, s := range obs.Services {
+			if s.Points != PointsOwn {
+				return letAllServe(r, s)
+			}
+		}
 		f := Failure{Reason: health.DeadlineExceeded, Message: fmt.Sprintf("revision %d did not become healthy again within %s: %s", r.Base, r.Deadline, waiting)}
 		if r.Failure != nil {
 			f.Message += "; first failure: " + r.Failure.Message
@@ -322,8 +364,11 @@ func removeCanary(obs Observation) (Action, bool) {
 // failing goes back because of what v says.
 func failing(r *Rollout, ref manifest.Ref, v health.Verdict) Action {
 	name := ref.Name
-	if r.State == Canary {
+	switch r.State {
+	case Canary:
 		name = CanaryTrack.nameFor(name)
+	case Preview, Switched:
+		name = PreviewTrack.nameFor(name)
 	}
 	f := &Failure{Reason: v.Reason, Message: name + ": " + v.Message, Workload: name, Container: v.Failing}
 	return Action{Kind: Advance, Why: f.Message, Move: &Move{To: RollingBack, Ending: EndedByFailure, Failure: f}}

@@ -230,11 +230,11 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 			return err
 		}
 	case ApplyRelease:
-		if err := d.applySet(ctx, d.release, r.Revision, settings{bake: a.Bake, paused: a.Paused}, nil); err != nil {
+		if err := d.applySet(ctx, d.release, r.Revision, settings{bake: a.Bake, paused: a.Paused, points: a.Points}, nil); err != nil {
 			return err
 		}
 	case ApplyBase:
-		if err := d.applySet(ctx, d.base, r.Base, settings{}, nil); err != nil {
+		if err := d.applySet(ctx, d.base, r.Base, settings{points: a.Points}, nil); err != nil {
 			return err
 		}
 		r.Restored, d.record.Stable = true, r.Base
@@ -253,7 +253,12 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 			return err
 		}
 		d.watch.wrote(written)
+		if a.Track == PreviewTrack {
+			return d.applyPreviewServices(ctx, a.Ref, written.GetUID())
+		}
 		return nil
+	case PointService:
+		return d.point(ctx, a) // seen in the cluster, nothing to record
 	case Admit:
 		if err := d.admit(ctx, a.Pods); err != nil {
 			return err
@@ -375,15 +380,26 @@ func (d *driver) applySet(ctx context.Context, release *manifest.Release, revisi
 		}
 		u := manifest.Stamped(object, d.app, revision, release.Digest)
 		if manifest.IsWorkload(ref) {
-			s.restarted = d.record.restartedAt(revision)
-			if err := d.applyWorkload(ctx, u, s, d.watch.scaled(ref, release)); err != nil {
+			own := s
+			own.restarted = d.record.restartedAt(revision)
+			if slices.ContainsFunc(d.record.Current.Previews, ref.Same) {
+				own.bake = 0 // its version has proved itself as a preview, and it serves nobody
+			}
+			if err := d.applyWorkload(ctx, u, own, d.watch.scaled(ref, release)); err != nil {
 				return err
 			}
 			continue
 		}
-		if _, err := d.put(ctx, u); err != nil {
+		if d.record.Current.switches(ref) {
+			if err := aim(u, s.points, ""); err != nil {
+				return err
+			}
+		}
+		written, err := d.put(ctx, u)
+		if err != nil {
 			return err
 		}
+		d.watch.wrote(written)
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
 
 // healthGate is the proof that all pods were judged good for the bake time.
@@ -21,14 +23,18 @@ func manualGate(step int, by string, now time.Time) *proof {
 // served without a break for the step's live time, and no other gate is open. Otherwise until is when that
 // may be.
 func judgeStep(r *Rollout, obs Observation, now time.Time) (passed *proof, until time.Time) {
+	return judgeServing(r, obs, r.Canaries, CanaryTrack, liveTime(r, r.Strategy.Steps[r.Step-1]), now)
+}
+
+// judgeServing is the gate of companions that have traffic, for the time live.
+func judgeServing(r *Rollout, obs Observation, refs []manifest.Ref, track Track, live time.Duration, now time.Time) (passed *proof, until time.Time) {
 	if r.StepReadyAt.IsZero() {
 		return nil, time.Time{}
 	}
-	live := liveTime(r, r.Strategy.Steps[r.Step-1])
 	until = r.StepReadyAt.Add(live)
 	var evidence []string
-	for _, ref := range r.Canaries {
-		c := obs.companion(ref, CanaryTrack)
+	for _, ref := range refs {
+		c := obs.companion(ref, track)
 		if c == nil || c.ReadySince.IsZero() {
 			return nil, time.Time{}
 		}
@@ -37,8 +43,8 @@ func judgeStep(r *Rollout, obs Observation, now time.Time) (passed *proof, until
 		if watched := c.ReadySince.Add(min(live, r.Bake)); watched.After(until) {
 			until = watched
 		}
-		evidence = append(evidence, fmt.Sprintf("%s-canary: %d of %d pods baked for %s without traffic, then served for %s, %d restarts",
-			ref.Name, c.Health.Ready, c.Replicas, r.Bake, now.Sub(c.ReadySince).Round(100*time.Millisecond), c.Health.Restarts))
+		evidence = append(evidence, fmt.Sprintf("%s: %d of %d pods baked for %s without traffic, then served for %s, %d restarts",
+			track.nameFor(ref.Name), c.Health.Ready, c.Replicas, r.Bake, now.Sub(c.ReadySince).Round(100*time.Millisecond), c.Health.Restarts))
 	}
 	if now.Before(until) {
 		return nil, until

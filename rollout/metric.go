@@ -191,7 +191,7 @@ type sampled struct {
 // over is dropped: its gate has been decided.
 func (r *Rollout) add(s sampled) {
 	i := slices.IndexFunc(r.Strategy.Metrics, func(g MetricGate) bool { return g.Name == s.gate })
-	if i < 0 || r.State != Canary || s.step != r.Step {
+	if i < 0 || !r.State.measured() || s.step != r.Step {
 		return
 	}
 	a := r.analysisOf(s.gate)
@@ -223,7 +223,7 @@ func (r *Rollout) forgetSamples() {
 func (r *Rollout) failedMetric() *Failure {
 	for _, g := range r.Strategy.Metrics {
 		if a := r.analysisOf(g.Name); !g.Advisory && a != nil && a.Verdict.Outcome == analysis.Fail {
-			return &Failure{Reason: MetricFailed, Message: fmt.Sprintf("metric %s at canary step %d: %s", g.Name, r.Step, a.Verdict.Why)}
+			return &Failure{Reason: MetricFailed, Message: fmt.Sprintf("metric %s at %s: %s", g.Name, r.where(), a.Verdict.Why)}
 		}
 	}
 	return nil

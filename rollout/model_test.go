@@ -31,8 +31,10 @@ type model struct {
 	dark    bool   // the canary's pods have not been let in
 	base    string // digest of the baseline, "" when there is none
 	baseN   int32
-	baseIn  bool                     // its pods have been let in
-	health  map[string]health.Status // by "stable"/"canary"
+	baseIn  bool // its pods have been let in
+	service modelService
+	only    StrategyKind // of all rollouts; "" draws one for each
+	health  map[string]health.Status // by "stable"/"canary"/"preview"
 	since   map[string]time.Time
 	digests map[int]string // revision → digest
 	config  map[string]bool
@@ -44,11 +46,11 @@ type model struct {
 
 var shopRef = manifest.Ref{APIVersion: "apps/v1", Kind: "Deployment", Namespace: "x", Name: "shop"}
 
-func newModel(t *rapid.T) *model {
-	m := &model{t: t, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), n: rapid.Int32Range(1, 20).Draw(t, "replicas"),
+func newModel(t *rapid.T, only StrategyKind) *model {
+	m := &model{t: t, only: only, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), n: rapid.Int32Range(1, 20).Draw(t, "replicas"),
 		health: map[string]health.Status{"stable": health.Ready}, since: map[string]time.Time{}, digests: map[int]string{}, config: map[string]bool{}, passed: map[string]bool{}}
 	m.record = &Record{App: "shop", Namespace: "x"}
-	if rapid.Bool().Draw(t, "something serves") {
+	if m.only != "" || rapid.Bool().Draw(t, "something serves") {
 		m.record.Revisions, m.record.Verified, m.record.Stable = 1, 1, 1
 		m.record.Current = &Rollout{Revision: 1, Digest: "d1", State: Verified}
 		m.record.finish()
@@ -64,7 +66,7 @@ func (m *model) begin() {
 	m.record.Revisions, m.digests[revision] = revision, digest
 	r := &Rollout{Revision: revision, Digest: digest, State: Pending, Base: m.record.Verified, Started: m.now, StateSince: m.now,
 		Bake: time.Duration(rapid.IntRange(0, 20).Draw(m.t, "bake")) * time.Second, Deadline: time.Minute, Strategy: Strategy{Kind: RollingStrategy}}
-	if r.Base != 0 && rapid.Bool().Draw(m.t, "canary") {
+	if m.draws(CanaryStrategy, r) {
 		r.Strategy = Strategy{Kind: CanaryStrategy}
 		for range rapid.IntRange(1, 3).Draw(m.t, "steps") {
 			r.Strategy.Steps = append(r.Strategy.Steps, Step{Weight: rapid.IntRange(1, 100).Draw(m.t, "weight"), Hold: time.Duration(rapid.IntRange(0, 30).Draw(m.t, "hold")) * time.Second})
@@ -78,7 +80,10 @@ func (m *model) begin() {
 			}
 		}
 	}
-	if r.Strategy.Kind == CanaryStrategy && rapid.Bool().Draw(m.t, "checks") {
+	if r.Strategy.Kind == RollingStrategy && m.draws(BlueGreenStrategy, r) {
+		m.beginBlueGreen(r)
+	}
+	if !r.Strategy.inPlace() && rapid.Bool().Draw(m.t, "checks") {
 		r.Strategy.Checks = []CheckGate{
 			{Name: "hook", Webhook: &WebhookGate{URL: "http://x"}, Advisory: rapid.Bool().Draw(m.t, "advisory")},
 			{Name: "boss", Approval: &ApprovalGate{From: []string{"boss"}}, Steps: []int{1}, Timeout: time.Duration(rapid.IntRange(1, 3).Draw(m.t, "patience")) * time.Hour},
@@ -88,6 +93,14 @@ func (m *model) begin() {
 	m.lastOK = m.record.Verified
 	m.record.Current = r
 	m.stuck = 0
+}
+
+// draws chooses the strategy, if it is possible.
+func (m *model) draws(kind StrategyKind, r *Rollout) bool {
+	if m.only != "" {
+		return m.only == kind && r.Base != 0
+	}
+	return r.Base != 0 && rapid.Bool().Draw(m.t, string(kind))
 }
 
 func (m *model) observe() Observation {
@@ -129,6 +142,7 @@ func (m *model) observe() Observation {
 		b.ReadySince = m.readySince("baseline", b.Health.Status)
 		obs.Canaries = append(obs.Canaries, b)
 	}
+	m.observeServices(&obs)
 	return obs
 }
 
@@ -158,6 +172,7 @@ func (m *model) step() Action {
 		m.t.Fatalf("not pure: %v then %v", a, b)
 	}
 	base := m.digests[c.Base]
+	m.checkTraffic(c, a, obs)
 	switch a.Kind {
 	case Wait:
 		return a
@@ -190,7 +205,7 @@ func (m *model) step() Action {
 		if !c.StableTouched {
 			m.t.Fatal("the stable workload is written before that is recorded")
 		}
-		if c.Strategy.Kind == CanaryStrategy && len(c.Gates) == 0 {
+		if !c.Strategy.inPlace() && len(c.Gates) == 0 {
 			m.t.Fatal("promoted without a gate")
 		}
 		m.config[c.Digest] = true
@@ -198,17 +213,27 @@ func (m *model) step() Action {
 			m.written("stable")
 		}
 		m.stable, m.paused, m.raised = c.Digest, a.Paused, a.Bake > 0
+		if a.Kind == ApplyRelease {
+			m.point(a.Points, "")
+		}
 	case ApplyBase:
 		if base == "" || c.Base != m.lastOK {
 			m.t.Fatalf("going back to revision %d, and the last verified is %d", c.Base, m.lastOK)
 		}
 		m.stable, m.paused, m.raised = base, false, false
+		m.point(a.Points, "")
 		m.config[base] = true
 		m.written("stable")
 		c.Restored, m.record.Stable = true, c.Base
 	case ApplyNeeded:
 		m.config[c.Digest] = true
+	case PointService:
+		m.point(a.Points, a.Hash)
 	case ScaleCanary:
+		if a.Track == PreviewTrack {
+			m.scalePreview(c, a)
+			break
+		}
 		if a.Track == BaselineTrack {
 			if !c.Strategy.compares() {
 				m.t.Fatal("a baseline that nothing is compared with")
@@ -226,6 +251,10 @@ func (m *model) step() Action {
 		m.canary, m.size, m.dark = c.Digest, a.Replicas, true
 		delete(m.since, "dark")
 	case Admit:
+		if a.Track == PreviewTrack {
+			m.admitPreview(c)
+			break
+		}
 		if a.Track == BaselineTrack {
 			m.baseIn = true
 			break
@@ -235,6 +264,10 @@ func (m *model) step() Action {
 		}
 		m.dark = false
 	case RemoveCanary:
+		if a.Track == PreviewTrack {
+			m.removePreview()
+			break
+		}
 		if a.Track == BaselineTrack {
 			m.base = ""
 			break
@@ -260,7 +293,7 @@ func (m *model) step() Action {
 		}
 	}
 	now := m.record.Current
-	if state == Canary && a.Move != nil && a.Move.Proof != nil && a.Move.Proof.gate.Kind == "health" {
+	if state.measured() && a.Move != nil && a.Move.Proof != nil && a.Move.Proof.gate.Kind == "health" {
 		for _, g := range c.Strategy.Metrics {
 			if !m.passed[fmt.Sprint(c.Revision, "/", step, "/", g.Name)] {
 				m.t.Fatalf("step %d passed, and metric %s had not", step, g.Name)
@@ -286,6 +319,7 @@ func (m *model) step() Action {
 	if now.State == RolledBack && m.stable != m.digests[now.Base] {
 		m.t.Fatalf("rolled back, but %s serves and the base is %s", m.stable, m.digests[now.Base])
 	}
+	m.checkEnd(now)
 	if now.State.Final() && (m.canary != "" || m.base != "") {
 		m.t.Fatalf("ended in %s with a canary or baseline left", now.State)
 	}
@@ -298,7 +332,7 @@ func (m *model) step() Action {
 // measure lets every metric gate of a step that serves take a look.
 func (m *model) measure() {
 	r := m.record.Current
-	if r.State != Canary || r.StepReadyAt.IsZero() {
+	if !r.State.measured() || r.StepReadyAt.IsZero() {
 		return
 	}
 	if known := r.checkOf("hook"); len(r.Strategy.Checks) > 0 && (known == nil || known.Outcome == analysis.Inconclusive) {
@@ -346,15 +380,21 @@ func (m *model) crash() {
 }
 
 func TestDecideKeepsItsPromises(t *testing.T) {
+	for _, only := range []StrategyKind{"", RollingStrategy, CanaryStrategy, BlueGreenStrategy} {
+		t.Run("strategy "+string(only), func(t *testing.T) { keepsItsPromises(t, only) })
+	}
+}
+
+func keepsItsPromises(t *testing.T, only StrategyKind) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := newModel(t)
+		m := newModel(t, only)
 		m.begin()
 		for range rapid.IntRange(5, 120).Draw(t, "length") {
-			switch rapid.IntRange(0, 9).Draw(t, "what") {
+			switch rapid.IntRange(0, 11).Draw(t, "what") {
 			case 0:
 				m.crash()
 			case 1:
-				key := rapid.SampledFrom([]string{"stable", "canary"}).Draw(t, "whose")
+				key := rapid.SampledFrom([]string{"stable", "canary", "preview"}).Draw(t, "whose")
 				m.health[key] = rapid.SampledFrom([]health.Status{health.Ready, health.Ready, health.Progressing, health.Degraded, health.Failed}).Draw(t, "health")
 			case 2:
 				if m.record.Command == nil {
@@ -366,6 +406,8 @@ func TestDecideKeepsItsPromises(t *testing.T) {
 				m.now = m.now.Add(time.Duration(rapid.IntRange(0, 30).Draw(t, "seconds")) * time.Second)
 			case 5:
 				m.measure()
+			case 6:
+				m.service.leaving = 0
 			case 4:
 				m.n = rapid.Int32Range(1, 20).Draw(t, "autoscaler")
 			default:
@@ -387,6 +429,7 @@ func TestDecideKeepsItsPromises(t *testing.T) {
 					t.Fatalf("waits for nothing: %+v at %s", a, m.now)
 				}
 				m.now = a.Until
+				m.service.leaving = 0
 				m.measure()
 			}
 		}
@@ -402,7 +445,7 @@ func TestDecideKeepsItsPromises(t *testing.T) {
 // A canary that flaps for ever is ended in bounded time.
 func TestFlapNeverExtendsADeadline(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := newModel(t)
+		m := newModel(t, "")
 		m.record = &Record{App: "shop", Namespace: "x", Revisions: 1, Verified: 1, Stable: 1}
 		m.record.Current = &Rollout{Revision: 1, Digest: "d1", State: Verified}
 		m.record.finish()

@@ -12,8 +12,13 @@ import (
 type Observation struct {
 	// Workloads are those of that release, in the order of application.
 	Workloads []Workload
-	// Canaries are canary workloads that exist, whichever release they run.
+	// Canaries are canary, baseline and preview workloads that exist, whichever
+	// release they run.
 	Canaries []CanaryWorkload
+	// Services are the live ones of a blue-green rollout.
+	Services []Service
+	// Leaving counts pods of previews that are gone which may still get traffic.
+	Leaving int
 }
 
 // Workload is a Deployment, StatefulSet or DaemonSet as it is now.
@@ -29,14 +34,28 @@ type Workload struct {
 	Raised   bool
 	// Replicas it is told to have, by us or by an autoscaler.
 	Replicas int32
-	Health   health.Verdict
+	// Hash is the value of the label pod-template-hash that a Deployment's newest
+	// pods have and no others; empty while it is not known.
+	Hash   string
+	Health health.Verdict
 	// ReadySince is since when this process has seen it ready without a break;
 	// zero when it is not.
 	ReadySince time.Time
 }
 
-// CanaryWorkload is a companion Deployment beside Stable: the canary, or its
-// baseline.
+// Service is a live Service of a blue-green rollout as it is now.
+type Service struct {
+	LiveService
+	Exists bool
+	// Points says whose pods it sends to; with PointsStable, Hash which.
+	Points Pointing
+	Hash   string
+	// Preview tells whether the preview Service beside it exists.
+	Preview bool
+}
+
+// CanaryWorkload is a companion Deployment beside Stable: the canary, its
+// baseline, or a preview.
 type CanaryWorkload struct {
 	Stable     manifest.Ref
 	Track      Track
@@ -50,7 +69,7 @@ type CanaryWorkload struct {
 	Serving []string
 }
 
-// DarkPod is a canary pod that has not been let into the Service.
+// DarkPod is a pod of a companion that has not been let turn ready.
 type DarkPod struct {
 	Name string
 	UID  string

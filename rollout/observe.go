@@ -39,6 +39,7 @@ type observer struct {
 	daemonSets   appslisters.DaemonSetLister
 	autoscalers  autoscalinglisters.HorizontalPodAutoscalerLister
 	events       corelisters.EventLister
+	services     corelisters.ServiceLister // nil when the rollout switches none
 	records      corelisters.ConfigMapLister
 	groups       []podGroup
 
@@ -62,9 +63,9 @@ type podGroup struct {
 	replicaSets appslisters.ReplicaSetLister
 }
 
-// observe starts the informers for the workloads of releases and returns when
-// their first lists are in.
-func (s *store) observe(ctx context.Context, releases ...*manifest.Release) (*observer, error) {
+// observe starts the informers for the workloads of releases, and with switches
+// those for Services, and returns when their first lists are in.
+func (s *store) observe(ctx context.Context, switches bool, releases ...*manifest.Release) (*observer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	o := &observer{store: s, wake: make(chan struct{}, 1), written: map[string]metav1.Object{},
 		removed: map[string]string{}, ready: map[string]time.Time{}, admitted: map[string]bool{}}
@@ -98,6 +99,10 @@ func (s *store) observe(ctx context.Context, releases ...*manifest.Release) (*ob
 	if kinds["DaemonSet"] {
 		watched = append(watched, factory.Apps().V1().DaemonSets().Informer())
 		o.daemonSets = factory.Apps().V1().DaemonSets().Lister()
+	}
+	if switches {
+		watched = append(watched, factory.Core().V1().Services().Informer())
+		o.services = factory.Core().V1().Services().Lister()
 	}
 	for _, selector := range selectors {
 		f := informers.NewSharedInformerFactoryWithOptions(s.kube, 0, informers.WithNamespace(s.namespace), informers.WithTransform(slim),
@@ -190,6 +195,11 @@ func (o *observer) wrote(u *unstructured.Unstructured) {
 		object = &appsv1.StatefulSet{}
 	case "DaemonSet":
 		object = &appsv1.DaemonSet{}
+	case "Service":
+		if o.services == nil {
+			return
+		}
+		object = &corev1.Service{}
 	default:
 		return
 	}
@@ -302,6 +312,9 @@ func (o *observer) look(release *manifest.Release, r *Rollout, now time.Time) (O
 				w.Raised = d.Annotations[annotationBake] != ""
 				w.MinReady = time.Duration(d.Spec.MinReadySeconds) * time.Second
 				w.Replicas = w.Health.Desired
+				if current := health.NewReplicaSet(d, sets); current != nil {
+					w.Hash = current.Labels[appsv1.DefaultDeploymentUniqueLabelKey]
+				}
 			}
 		case "StatefulSet":
 			s := o.statefulSet(ref.Name)
@@ -320,7 +333,7 @@ func (o *observer) look(release *manifest.Release, r *Rollout, now time.Time) (O
 		obs.Workloads = append(obs.Workloads, w)
 	}
 	for _, ref := range r.canaryRefs(release) {
-		for _, track := range []Track{CanaryTrack, BaselineTrack} {
+		for _, track := range []Track{CanaryTrack, BaselineTrack, PreviewTrack} {
 			d := o.deployment(track.nameFor(ref.Name))
 			if d == nil || d.DeletionTimestamp != nil || d.Labels[manifest.LabelApp] != o.store.app || d.Labels[manifest.LabelTrack] != string(track) {
 				continue
@@ -335,6 +348,7 @@ func (o *observer) look(release *manifest.Release, r *Rollout, now time.Time) (O
 			obs.Canaries = append(obs.Canaries, c)
 		}
 	}
+	o.lookAtServices(&obs, r, pods)
 	return obs, nil
 }
 

@@ -48,16 +48,27 @@ type StrategyKind string
 const (
 	RollingStrategy StrategyKind = "rolling" // the workload's own controller updates it in place
 	CanaryStrategy  StrategyKind = "canary"  // a second workload beside the untouched stable one
+	// BlueGreenStrategy runs the whole new version beside the old one and then
+	// switches the live Services over, at once.
+	BlueGreenStrategy StrategyKind = "blue-green"
 )
 
 // Strategy says how the move is made; the zero value is rolling.
 type Strategy struct {
 	Kind  StrategyKind `json:"kind,omitempty"`
 	Steps []Step       `json:"steps,omitempty"` // of a canary
-	// Metrics are gates of every canary step, beside the health of its pods.
+	// BlueGreen holds the settings of that strategy.
+	BlueGreen *BlueGreen `json:"blueGreen,omitempty"`
+	// Metrics are gates of every canary step, and of blue-green before and after
+	// the switch, beside the health of its pods.
 	Metrics []MetricGate `json:"metrics,omitempty"`
 	// Checks are gates that a job, a webhook, a person or an expression answers.
 	Checks []CheckGate `json:"checks,omitempty"`
+}
+
+// inPlace tells whether the stable workload is written to from the start.
+func (s Strategy) inPlace() bool {
+	return s.Kind != CanaryStrategy && s.Kind != BlueGreenStrategy
 }
 
 // Step of a canary: Weight percent of the stable workload's replicas, rounded
@@ -108,8 +119,8 @@ func (r *Request) check() error {
 	if *r.Bake < 0 || *r.Bake > MaxBake {
 		return fmt.Errorf("%w: bake time %s: use 0s to %s", ErrInvalid, *r.Bake, MaxBake)
 	}
-	if len(r.Strategy.Metrics) > 0 && r.Strategy.Kind != CanaryStrategy {
-		return fmt.Errorf("%w: metric gates need the strategy canary", ErrInvalid)
+	if len(r.Strategy.Metrics) > 0 && r.Strategy.inPlace() {
+		return fmt.Errorf("%w: metric gates need the strategy canary or blue-green", ErrInvalid)
 	}
 	if err := checkMetrics(&r.Strategy); err != nil {
 		return err
@@ -138,8 +149,10 @@ func (r *Request) check() error {
 				return fmt.Errorf("%w: canary step %d: hold %s: use 0s to %s", ErrInvalid, i+1, step.Hold, MaxHold)
 			}
 		}
+	case BlueGreenStrategy:
+		return r.Strategy.checkBlueGreen()
 	default:
-		return fmt.Errorf("%w: unknown strategy %q: use rolling or canary", ErrInvalid, r.Strategy.Kind)
+		return fmt.Errorf("%w: unknown strategy %q: use rolling, canary or blue-green", ErrInvalid, r.Strategy.Kind)
 	}
 	return nil
 }
@@ -147,7 +160,9 @@ func (r *Request) check() error {
 // Gate is what was judged before the rollout advanced. Without one that passed
 // there is no way forward; see transitions.
 type Gate struct {
-	Step int `json:"step"` // of the canary, from 1; 0 is the workload itself
+	// Step of the canary, from 1; in blue-green 1 is before the switch and 2
+	// after it; 0 is the workload itself.
+	Step int `json:"step"`
 	// Kind is "health"; "metric", "job", "webhook", "approval" or "cel" with the
 	// gate's name; or "manual" when a person promoted.
 	Kind     string    `json:"kind"`
@@ -202,6 +217,10 @@ type Rollout struct {
 	// Step counts from 1 in state canary. Canaries are the workloads that have one.
 	Step     int            `json:"step,omitempty"`
 	Canaries []manifest.Ref `json:"canaries,omitempty"`
+	// Previews are the workloads of blue-green that run twice, Services those
+	// that are switched.
+	Previews []manifest.Ref `json:"previews,omitempty"`
+	Services []LiveService  `json:"services,omitempty"`
 	// TakenOver are objects that others made and this release takes over.
 	TakenOver []manifest.Ref `json:"takenOver,omitempty"`
 	// StableTouched is set before the first write to a stable workload.
@@ -264,6 +283,8 @@ func (r *Rollout) Sentence() string {
 	case Canary:
 		s := r.Strategy.Steps[r.Step-1]
 		return fmt.Sprintf("revision %d: canary step %d of %d, %d %%", r.Revision, r.Step, len(r.Strategy.Steps), s.Weight)
+	case Preview, Switched:
+		return r.blueGreenSentence()
 	}
 	return fmt.Sprintf("revision %d is %s", r.Revision, r.State)
 }

@@ -28,7 +28,7 @@ type sampler struct {
 // sample keeps a sampler going while the current state asks for one.
 func (d *driver) sample(ctx context.Context, obs Observation) {
 	r := d.record.Current
-	wanted := r.State == Canary && !r.StepReadyAt.IsZero() && len(r.Strategy.Metrics) > 0
+	wanted := r.State.measured() && !r.StepReadyAt.IsZero() && len(r.Strategy.Metrics) > 0
 	if s := d.sampler; s != nil && (!wanted || s.revision != r.Revision || s.step != r.Step) {
 		s.stop()
 		d.sampler = nil
@@ -53,6 +53,11 @@ func (s *sampler) look(obs Observation) {
 			continue
 		}
 		s.canary = append(s.canary, c.Serving...)
+		if c.Track == PreviewTrack {
+			for _, pod := range c.Dark { // the preview Service reaches these
+				s.canary = append(s.canary, pod.Name)
+			}
+		}
 	}
 }
 

@@ -14,6 +14,8 @@ const (
 	Pending     State = "pending"      // accepted and recorded, nothing written yet
 	Applying    State = "applying"     // objects are being written
 	Canary      State = "canary"       // a canary runs beside the stable workload
+	Preview     State = "preview"      // the new version runs beside the stable one, without live traffic
+	Switched    State = "switched"     // the live Services send to the new version, the old one is kept
 	Promoting   State = "promoting"    // the release is being written to the stable workload
 	Rolling     State = "rolling"      // the stable workload moves to the new version
 	Finishing   State = "finishing"    // passed; canary, settings and old objects are tidied up
@@ -47,8 +49,10 @@ const (
 // canary, where it moves traffic.
 var transitions = map[State]map[State]need{
 	Pending:     {Applying: nothing, RollingBack: nothing, Withdrawing: nothing, Failed: nothing},
-	Applying:    {Canary: nothing, Rolling: nothing, RollingBack: nothing, Withdrawing: nothing},
+	Applying:    {Canary: nothing, Preview: nothing, Rolling: nothing, RollingBack: nothing, Withdrawing: nothing},
 	Canary:      {Canary: passedGate, Promoting: passedGate, RollingBack: nothing, Withdrawing: nothing},
+	Preview:     {Switched: passedGate, RollingBack: nothing, Withdrawing: nothing},
+	Switched:    {Promoting: passedGate, RollingBack: nothing, Withdrawing: nothing},
 	Promoting:   {Rolling: nothing, RollingBack: nothing, Withdrawing: nothing},
 	Rolling:     {Finishing: passedGate, RollingBack: nothing, Withdrawing: nothing},
 	Finishing:   {Verified: nothing},
@@ -67,7 +71,7 @@ type proof struct {
 // Move is a transition to record. Its zero fields change nothing.
 type Move struct {
 	To    State
-	Step  int // of the canary, with To == Canary
+	Step  int // of the canary, with To == Canary; counted in blue-green and in batches, too
 	Proof *proof
 
 	Ending  Ending
@@ -101,7 +105,7 @@ func (r *Rollout) move(m Move, now time.Time) error {
 	switch m.To {
 	case Applying:
 		// Recorded before it happens: whoever takes over must know.
-		r.StableTouched = r.Strategy.Kind == RollingStrategy
+		r.StableTouched = r.Strategy.inPlace()
 	case Promoting:
 		r.StableTouched = true
 	case RollingBack, Withdrawing:

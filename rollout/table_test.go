@@ -9,13 +9,17 @@ import (
 	"github.com/tidegate-ci/tidegate/rollout/health"
 )
 
-var states = []State{Pending, Applying, Canary, Promoting, Rolling, Finishing, RollingBack, Withdrawing, Verified, RolledBack, Failed, Superseded}
+var states = []State{Pending, Applying, Canary, Preview, Switched, Promoting, Rolling, Finishing, RollingBack, Withdrawing, Verified, RolledBack, Failed, Superseded}
 
 func liveIn(state State) *Record {
 	record := &Record{App: "shop", Revisions: 2, Verified: 1, Stable: 1}
 	record.Current = &Rollout{Revision: 2, Digest: "d2", State: state, Base: 1, Strategy: Strategy{Kind: CanaryStrategy, Steps: []Step{{Weight: 10}, {Weight: 50}}}}
-	if state == Canary {
+	switch state {
+	case Canary:
 		record.Current.Step = 1
+	case Preview, Switched:
+		record.Current.Strategy = Strategy{Kind: BlueGreenStrategy, BlueGreen: &BlueGreen{}}
+		record.Current.Step, record.Current.StepReadyAt = 1, time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	}
 	return record
 }
@@ -24,9 +28,9 @@ func liveIn(state State) *Record {
 // and repeated gives no other result.
 func TestEveryCommandInEveryState(t *testing.T) {
 	after := map[CommandKind]map[State]State{
-		CommandPromote: {Canary: Canary},
-		CommandAbort:   {Pending: RollingBack, Applying: RollingBack, Canary: RollingBack, Promoting: RollingBack, Rolling: RollingBack},
-		CommandSupersede: {Pending: Withdrawing, Applying: Withdrawing, Canary: Withdrawing, Promoting: Withdrawing, Rolling: Withdrawing,
+		CommandPromote: {Canary: Canary, Preview: Switched, Switched: Promoting},
+		CommandAbort:   {Pending: RollingBack, Applying: RollingBack, Canary: RollingBack, Preview: RollingBack, Switched: RollingBack, Promoting: RollingBack, Rolling: RollingBack},
+		CommandSupersede: {Pending: Withdrawing, Applying: Withdrawing, Canary: Withdrawing, Preview: Withdrawing, Switched: Withdrawing, Promoting: Withdrawing, Rolling: Withdrawing,
 			RollingBack: Withdrawing},
 	}
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -59,6 +63,17 @@ func TestEveryCommandInEveryState(t *testing.T) {
 			})
 		}
 	}
+}
+
+// While the Services are being switched, there is nothing yet that a person
+// could have seen to be good.
+func TestPromoteWaitsForTheSwitch(t *testing.T) {
+	record := liveIn(Switched)
+	record.Current.StepReadyAt = time.Time{}
+	record.Command = &Command{ID: "1", Kind: CommandPromote, Revision: 2}
+	require.NoError(t, record.obey(time.Now()))
+	require.False(t, record.Reply.Accepted)
+	require.Equal(t, Switched, record.Current.State)
 }
 
 func TestCommandForAnotherRevisionIsRefused(t *testing.T) {
