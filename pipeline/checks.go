@@ -15,6 +15,7 @@ var (
 	labelPattern      = newPattern(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 	repositoryPattern = newPattern(`^([A-Za-z0-9.-]+(:[0-9]{1,5})?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$`)
 	imagePattern      = newPattern(`^[A-Za-z0-9][A-Za-z0-9._:/@-]*$`)
+	batchPattern      = newPattern(`^([1-9][0-9]{0,4}|[1-9][0-9]?%|100%)$`)
 	platformPattern   = newPattern(`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$`)
 )
 
@@ -29,6 +30,13 @@ func checkLabel(value string) (Rule, string, string) {
 	if !labelPattern.MatchString(value) {
 		return RuleName, fmt.Sprintf("%q is not a name that Kubernetes accepts", clip(value)),
 			"use lower-case letters, digits and -, at most 63; ${{ slug(…) }} makes such a name"
+	}
+	return "", "", ""
+}
+
+func checkBatch(value string) (Rule, string, string) {
+	if !batchPattern.MatchString(value) {
+		return RuleValue, fmt.Sprintf("%q is no number of pods", clip(value)), "write a number such as 2, or a share such as 25%"
 	}
 	return "", "", ""
 }

@@ -34,14 +34,12 @@ func (s Stage) clone() Stage {
 		deploy := *s.Deploy
 		deploy.Manifests = slices.Clone(deploy.Manifests)
 		if canary := deploy.Strategy.Canary; canary != nil {
-			copied := CanarySpec{Steps: slices.Clone(canary.Steps), Gates: slices.Clone(canary.Gates)}
-			for i, gate := range copied.Gates {
-				if gate.Metric != nil {
-					metric := *gate.Metric
-					copied.Gates[i].Metric = &metric
-				}
-			}
-			deploy.Strategy.Canary = &copied
+			deploy.Strategy.Canary = &CanarySpec{Steps: slices.Clone(canary.Steps), Gates: cloneGates(canary.Gates)}
+		}
+		if blueGreen := deploy.Strategy.BlueGreen; blueGreen != nil {
+			copied := *blueGreen
+			copied.Gates = cloneGates(blueGreen.Gates)
+			deploy.Strategy.BlueGreen = &copied
 		}
 		s.Deploy = &deploy
 	}
@@ -66,4 +64,12 @@ func clonePointer[T any](p *T) *T {
 	}
 	copied := *p
 	return &copied
+}
+
+func cloneGates(gates []GateSpec) []GateSpec {
+	copied := slices.Clone(gates)
+	for i, gate := range copied {
+		copied[i].Metric = clonePointer(gate.Metric)
+	}
+	return copied
 }

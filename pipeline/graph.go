@@ -84,6 +84,10 @@ func detail(run *RunSpec, build *BuildSpec, deploy *DeploySpec, approve *Approve
 		return build.Push
 	case deploy != nil && deploy.Strategy.Canary != nil:
 		return deploy.Environment + ", canary"
+	case deploy != nil && deploy.Strategy.BlueGreen != nil:
+		return deploy.Environment + ", blue-green"
+	case deploy != nil && deploy.Strategy.Recreate != nil:
+		return deploy.Environment + ", recreate"
 	case deploy != nil:
 		return deploy.Environment
 	case approve != nil:

@@ -240,11 +240,13 @@ var deployShape = object{
 		{key: "strategy", shape: object{
 			name: "strategy", doc: "How the new release replaces the old: rolling when not set.",
 			fields: []field{
-				{key: "rolling", shape: object{name: "rolling", doc: "An update in place.", nullable: true}, doc: "An update in place."},
+				{key: "rolling", shape: rollingShape, doc: "An update in place."},
 				{key: "canary", shape: canaryShape, doc: "A second workload beside the stable one, in steps."},
+				{key: "blue-green", shape: blueGreenShape, doc: "The whole new version beside the old one, then a switch of the live Services at once."},
+				{key: "recreate", shape: object{name: "recreate", doc: "The old pods go, then the new ones come: an outage between the two.", nullable: true},
+					doc: "The old pods go, then the new ones come: an outage between the two."},
 
-				{key: "blue-green", unsupported: "use rolling or canary"},
-				{key: "bluegreen", unsupported: "use rolling or canary"},
+				{key: "bluegreen", unsupported: "write blue-green"},
 			},
 			rules: map[string]any{"maxProperties": 1},
 		}, doc: "How the new release replaces the old: rolling when not set."},
@@ -256,6 +258,33 @@ var deployShape = object{
 		{key: "traffic", unsupported: "leave it out: weight is set by the number of replicas"},
 		{key: "namespace", unsupported: "an environment has its namespace; set it there"},
 		{key: "cluster", unsupported: "an environment has its cluster; set it there"},
+	},
+}
+
+var rollingShape = object{
+	name: "rolling", doc: "An update in place.", nullable: true,
+	fields: []field{
+		{key: "batch", shape: text{loose: true, check: checkBatch, pattern: batchPattern.String()},
+			doc: "How many pods of a StatefulSet are replaced between two gates, such as 2 or 25%; the first batch is one pod; 25% when not set."},
+	},
+}
+
+var blueGreenShape = object{
+	name: "blue-green", doc: "The whole new version beside the old one, then a switch of the live Services at once.", nullable: true,
+	fields: []field{
+		{key: "hold", shape: duration{0, week}, doc: "How long the preview must stay good before the switch; the bake time when not set."},
+		{key: "keep-old", shape: duration{0, week}, doc: "How long the old version is kept after the switch, so that the return is instant; 1m when not set."},
+		{key: "gates", shape: list{item: object{
+			name: "preview-gate", doc: "What must pass before the switch, and again after it.",
+			fields: []field{
+				{key: "metric", shape: metricShape, doc: "A judgement of what is measured: query within min and max."},
+				{key: "approval", unsupported: "put approve: on a stage of its own between two environments, or tidegate rollout pause"},
+				{key: "job", unsupported: "run the check in a stage after this one"},
+				{key: "webhook", unsupported: "run the check in a stage after this one"},
+			},
+			rules: map[string]any{"minProperties": 1, "maxProperties": 1},
+		}, min: 1, max: 10}, doc: "Gates on the preview before the switch, and on the new version after it, beside the health of its pods."},
+		{key: "preview", unsupported: "leave it out: the preview Service is called NAME-preview"},
 	},
 }
 

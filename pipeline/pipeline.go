@@ -227,14 +227,36 @@ type DeploySpec struct {
 	Deadline time.Duration `json:"deadline,omitempty"`
 }
 
-// StrategySpec picks a strategy; both nil means rolling.
+// StrategySpec picks a strategy; all nil means rolling.
 type StrategySpec struct {
-	Rolling *RollingSpec `json:"rolling,omitempty"`
-	Canary  *CanarySpec  `json:"canary,omitempty"`
+	Rolling   *RollingSpec   `json:"rolling,omitempty"`
+	Canary    *CanarySpec    `json:"canary,omitempty"`
+	BlueGreen *BlueGreenSpec `json:"blue-green,omitempty"`
+	Recreate  *RecreateSpec  `json:"recreate,omitempty"`
 }
 
 // RollingSpec is an update of the workload in place by its own controller.
-type RollingSpec struct{}
+type RollingSpec struct {
+	// Batch is how many pods of a StatefulSet are replaced between two gates: a
+	// number, or a percentage with its sign; the rollout package's default when empty.
+	Batch string `json:"batch,omitempty"`
+}
+
+// BlueGreenSpec runs the whole new version beside the old one, and then
+// switches the live Services.
+type BlueGreenSpec struct {
+	// Hold is how long the preview must stay good before the switch; the bake
+	// time where that is longer.
+	Hold time.Duration `json:"hold,omitempty"`
+	// KeepOld is how long the old version is kept after the switch; nil means the
+	// rollout package's default.
+	KeepOld *time.Duration `json:"keep-old,omitempty"`
+	// Gates must all pass before the switch and again after it.
+	Gates []GateSpec `json:"gates,omitempty"`
+}
+
+// RecreateSpec removes the old pods before the new ones come.
+type RecreateSpec struct{}
 
 // CanarySpec is a second workload beside the untouched stable one.
 type CanarySpec struct {
@@ -243,7 +265,7 @@ type CanarySpec struct {
 	Gates []GateSpec `json:"gates,omitempty"`
 }
 
-// GateSpec is a gate of a canary step; exactly one field is set.
+// GateSpec is a gate of a canary step, or of blue-green; exactly one field is set.
 type GateSpec struct {
 	Metric *MetricSpec `json:"metric,omitempty"`
 }

@@ -152,8 +152,19 @@ func (d *decoder) checkStrategy(path string, s *Stage) {
 		return
 	}
 	strategy := s.Deploy.Strategy
-	if d.has(path+".rolling") && d.has(path+".canary") {
-		d.add(d.keyAt(path+".canary"), RuleKind, "remove one of them", "a deploy has one strategy, not rolling and canary")
+	first := ""
+	for _, key := range []string{"rolling", "canary", "blue-green", "recreate"} {
+		switch {
+		case !d.has(path + "." + key):
+		case first == "":
+			first = key
+		default:
+			d.add(d.keyAt(path+"."+key), RuleKind, "remove one of them", "a deploy has one strategy, not %s and %s", first, key)
+		}
+	}
+	if strategy.BlueGreen != nil {
+		d.checkGates(path+".blue-green.gates", strategy.BlueGreen.Gates)
+		d.checkUncompared(path+".blue-green.gates", strategy.BlueGreen.Gates)
 	}
 	if strategy.Canary == nil {
 		return

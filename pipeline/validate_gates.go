@@ -19,6 +19,19 @@ func (d *decoder) checkGates(path string, gates []GateSpec) {
 	}
 }
 
+// checkUncompared refuses gates that need a baseline where there is none.
+func (d *decoder) checkUncompared(path string, gates []GateSpec) {
+	for i, gate := range gates {
+		for _, key := range []string{"bad", "total", "value"} {
+			if at := fmt.Sprintf("%s[%d].metric.%s", path, i, key); gate.Metric != nil && d.has(at) {
+				d.add(d.keyAt(at), RuleKind, "write query with min or max, or use a canary",
+					"%s is compared with a baseline, and only a canary has one", at)
+				break
+			}
+		}
+	}
+}
+
 func (d *decoder) checkMetric(path string, m *MetricSpec) {
 	if (m.Prometheus == "") == (m.HTTP == "") {
 		d.add(d.at(path), RuleRequired, "name prometheus or http", "%s needs exactly one source", path)

@@ -31,7 +31,27 @@ const annotationRestarted = "tidegate.dev/restarted-at"
 // favour of an autoscaler: giving up a field that nobody else owns would reset it to 1.
 const scaleManager = "tidegate-scale"
 
-// settings says how a workload is written beyond what its manifest says.
+// annotationStrategy marks a workload whose own update strategy a rollout
+// replaced for its time.
+const annotationStrategy = "tidegate.dev/strategy"
+
+// borrow marks a setting that is to be given back.
+func borrow(u *unstructured.Unstructured, mark, value string) {
+	annotations := u.GetAnnotations()
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[mark] = value
+	u.SetAnnotations(annotations)
+}
+
+// borrowed tells whether a rollout has changed settings of a workload for its time.
+func borrowed(object metav1.Object) bool {
+	annotations := object.GetAnnotations()
+	return annotations[annotationBake] != "" || annotations[annotationStrategy] != ""
+}
+
+// settings say how a workload is written beyond what its manifest says.
 type settings struct {
 	bake   time.Duration // 0 leaves minReadySeconds as it is
 	paused bool
@@ -40,11 +60,38 @@ type settings struct {
 	// restarted is put into the pod template, so that all pods are replaced;
 	// zero leaves the template as it is.
 	restarted time.Time
+	// recreate lets a Deployment's old pods go before the new ones come.
+	recreate bool
+	// partition of a StatefulSet; nil is that of its manifest.
+	partition *int32
 	// points is what the Services that blue-green switches are to stay at.
 	points Pointing
 }
 
-// shape puts settings into a Deployment; other kinds are left as they are.
+// settings are those that the action asks for.
+func (a Action) settings() settings {
+	return settings{bake: a.Bake, paused: a.Paused, recreate: a.Recreate, partition: a.Partition, points: a.Points}
+}
+
+// ownSettings are s as they are for one workload of the rollout.
+func (r *Rollout) ownSettings(ref manifest.Ref, s settings) settings {
+	if slices.ContainsFunc(r.Previews, ref.Same) {
+		s.bake = 0 // its version has proved itself as a preview, and it serves nobody
+	}
+	if r.State == Applying && r.partitioned(ref) {
+		hold := int32(held)
+		s.partition = &hold
+	}
+	return s
+}
+
+// unbegun tells whether an object is still to be written when the release is:
+// StatefulSets that a canary has begun to move are of the release already.
+func (r *Rollout) unbegun(ref manifest.Ref) bool {
+	return r.State == Applying || !r.partitioned(ref)
+}
+
+// shape puts settings into a workload.
 func shape(u *unstructured.Unstructured, s settings) error {
 	if s.scaled {
 		unstructured.RemoveNestedField(u.Object, "spec", "replicas")
@@ -54,8 +101,18 @@ func shape(u *unstructured.Unstructured, s settings) error {
 			return fmt.Errorf("%s: spec.template.metadata.annotations: %w", manifest.RefOf(u), err)
 		}
 	}
-	if u.GetKind() != "Deployment" {
-		return nil
+	switch {
+	case u.GetKind() == "StatefulSet" && s.partition != nil:
+		if err := shapePartition(u, *s.partition); err != nil {
+			return err
+		}
+	case u.GetKind() == "Deployment" && s.recreate:
+		// An explicit null: the defaults of a rolling update would be kept otherwise,
+		// and refused beside this type.
+		if err := unstructured.SetNestedMap(u.Object, map[string]any{"type": "Recreate", "rollingUpdate": nil}, "spec", "strategy"); err != nil {
+			return fmt.Errorf("%s: spec.strategy: %w", manifest.RefOf(u), err)
+		}
+		borrow(u, annotationStrategy, "recreate")
 	}
 	seconds := int64(math.Ceil(s.bake.Seconds()))
 	own, _, err := unstructured.NestedInt64(u.Object, "spec", "minReadySeconds")
@@ -75,19 +132,14 @@ func shape(u *unstructured.Unstructured, s settings) error {
 		if !set {
 			deadline = kubernetesDefault
 		}
-		if deadline <= seconds {
+		if deadline <= seconds && u.GetKind() == "Deployment" {
 			if err := unstructured.SetNestedField(u.Object, deadline+seconds, "spec", "progressDeadlineSeconds"); err != nil {
 				return fmt.Errorf("%s: spec.progressDeadlineSeconds: %w", manifest.RefOf(u), err)
 			}
 		}
-		annotations := u.GetAnnotations()
-		if annotations == nil {
-			annotations = map[string]string{}
-		}
-		annotations[annotationBake] = s.bake.String()
-		u.SetAnnotations(annotations)
+		borrow(u, annotationBake, s.bake.String())
 	}
-	if s.paused {
+	if s.paused && u.GetKind() == "Deployment" {
 		if err := unstructured.SetNestedField(u.Object, true, "spec", "paused"); err != nil {
 			return fmt.Errorf("%s: spec.paused: %w", manifest.RefOf(u), err)
 		}
@@ -320,6 +372,8 @@ func adopted(live *unstructured.Unstructured) *unstructured.Unstructured {
 	for _, key := range []string{"uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink", "ownerReferences"} {
 		delete(metadata, key)
 	}
+	// A Deployment that stands still could not be gone back to.
+	unstructured.RemoveNestedField(u.Object, "spec", "paused")
 	annotations := u.GetAnnotations()
 	delete(annotations, "deployment.kubernetes.io/revision")
 	delete(annotations, "kubectl.kubernetes.io/last-applied-configuration")

@@ -58,30 +58,12 @@ func (d *driver) begin(ctx context.Context, request Request, note string) error 
 
 // choose settles how r is rolled out over the base. It writes nothing.
 func (d *driver) choose(request Request, r *Rollout, notes []string) (err error) {
-	record, base := d.record, d.base
-	if r.Strategy.Kind == BlueGreenStrategy {
-		var note string
-		if r.Previews, r.Services, note, err = previewPlan(request.Release, base); err != nil {
-			return err
-		}
-		if len(r.Previews) == 0 {
-			r.Strategy = Strategy{Kind: RollingStrategy}
-		}
-		if note != "" {
-			notes = append(notes, note)
-		}
+	record := d.record
+	planned, err := r.arrange(request.Release, d.base, record.Stable != record.Verified)
+	if err != nil {
+		return err
 	}
-	if r.Strategy.Kind == CanaryStrategy {
-		var note string
-		if r.Canaries, note, err = canaryPlan(request.Release, base); err != nil {
-			return err
-		}
-		if len(r.Canaries) == 0 {
-			r.Strategy = Strategy{Kind: RollingStrategy}
-			notes = append(notes, note)
-		}
-	}
-	notes = slices.DeleteFunc(notes, func(note string) bool { return note == "" })
+	notes = slices.DeleteFunc(append(notes, planned...), func(note string) bool { return note == "" })
 	r.Base, r.Note = record.Verified, strings.Join(notes, "; ")
 	// Pods that this release does not change are not replaced by forgetting a restart.
 	r.RestartedAt = record.restartedAt(record.Verified)

@@ -155,7 +155,7 @@ func liveServices(release, base *manifest.Release, workload *unstructured.Unstru
 				return nil, fmt.Errorf("%w: %s selects pods of %s and of %s; blue-green needs a Service that selects those of one", ErrInvalid, ref, manifest.RefOf(workload), o)
 			}
 		}
-		preview := PreviewTrack.nameFor(ref.Name)
+		preview := PreviewTrack.Name(ref.Name)
 		if errs := validation.IsDNS1035Label(preview); len(errs) > 0 {
 			return nil, fmt.Errorf("%w: the preview Service of %s would be called %q: %s; use a shorter name", ErrInvalid, ref, preview, errs[0])
 		}
@@ -211,7 +211,7 @@ func previewService(u *unstructured.Unstructured, owner types.UID, workload mani
 		"apiVersion": "v1", "kind": "Service",
 		"spec": map[string]any{"selector": selector, "ports": ports, "publishNotReadyAddresses": true},
 	}}
-	preview.SetName(PreviewTrack.nameFor(u.GetName()))
+	preview.SetName(PreviewTrack.Name(u.GetName()))
 	preview.SetNamespace(u.GetNamespace())
 	preview.SetLabels(labels)
 	preview.SetAnnotations(map[string]string{
@@ -294,8 +294,8 @@ func (o *observer) lookAtServices(obs *Observation, r *Rollout, pods []*corev1.P
 			s.Exists = true
 			s.Points, s.Hash = pointing(found.Spec.Selector)
 		}
-		companion := o.deployment(PreviewTrack.nameFor(live.Workload.Name))
-		if preview := o.service(PreviewTrack.nameFor(live.Service.Name)); preview != nil && companion != nil {
+		companion := o.deployment(PreviewTrack.Name(live.Workload.Name))
+		if preview := o.service(PreviewTrack.Name(live.Service.Name)); preview != nil && companion != nil {
 			s.Preview = slices.ContainsFunc(preview.OwnerReferences, func(owner metav1.OwnerReference) bool { return owner.UID == companion.UID })
 		}
 		obs.Services = append(obs.Services, s)

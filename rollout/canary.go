@@ -28,18 +28,19 @@ const (
 const bakedCondition corev1.PodConditionType = "tidegate.dev/baked"
 
 func (t Track) ref(stable manifest.Ref) manifest.Ref {
-	stable.Name = t.nameFor(stable.Name)
+	stable.Name = t.Name(stable.Name)
 	return stable
 }
 
-func (t Track) nameFor(stable string) string { return stable + "-" + string(t) }
+// Name is what the companion of an object is called.
+func (t Track) Name(stable string) string { return stable + "-" + string(t) }
 
 // of makes a companion Deployment: a release's template under another name, with one label more. Its pods carry all labels of the stable
 // ones, so that every Service that selects those sends them traffic too; the
 // label more keeps the two controllers' pods apart.
 func (t Track) of(u *unstructured.Unstructured, replicas int32) (*unstructured.Unstructured, error) {
 	u = u.DeepCopy()
-	u.SetName(t.nameFor(u.GetName()))
+	u.SetName(t.Name(u.GetName()))
 	labels := u.GetLabels()
 	labels[manifest.LabelTrack] = string(t)
 	u.SetLabels(labels)
@@ -83,8 +84,11 @@ func canaryPlan(release, base *manifest.Release) (canaries []manifest.Ref, note 
 		if before == nil || sameTemplate(before, u) {
 			continue
 		}
+		if ref.Kind == "StatefulSet" {
+			continue // its own pods are replaced in steps
+		}
 		if ref.Kind != "Deployment" {
-			return nil, "", fmt.Errorf("%w: %s changes, and a canary beside a %s is not possible: its pods have identities of their own; use strategy rolling for this release", ErrInvalid, ref, ref.Kind)
+			return nil, "", fmt.Errorf("%w: %s changes, and a canary of a %s is not possible: it has one pod for each node; use strategy rolling for this release", ErrInvalid, ref, ref.Kind)
 		}
 		canaries = append(canaries, ref)
 	}

@@ -142,7 +142,7 @@ func (g *CheckGate) holds(step int) bool {
 }
 
 // asking tells whether gates are asked now: a step serves.
-func (r *Rollout) asking() bool { return r.State == Canary && !r.StepReadyAt.IsZero() }
+func (r *Rollout) asking() bool { return r.State.measured() && !r.StepReadyAt.IsZero() }
 
 // present lists the gates of the present step.
 func (r *Rollout) present() []*CheckGate {
@@ -308,8 +308,8 @@ func checkChecks(s *Strategy) error {
 	if len(s.Checks) == 0 {
 		return nil
 	}
-	if s.Kind != CanaryStrategy {
-		return fmt.Errorf("%w: gates need a strategy with steps, such as canary", ErrInvalid)
+	if s.inPlace() {
+		return fmt.Errorf("%w: gates need a strategy with steps: canary or blue-green", ErrInvalid)
 	}
 	if len(s.Checks) > MaxChecks {
 		return fmt.Errorf("%w: %d gates beside metrics; at most %d", ErrInvalid, len(s.Checks), MaxChecks)
@@ -320,7 +320,7 @@ func checkChecks(s *Strategy) error {
 	}
 	for i := range s.Checks {
 		g := &s.Checks[i]
-		if err := g.check(len(s.Steps)); err != nil {
+		if err := g.check(s.phases()); err != nil {
 			return fmt.Errorf("%w: gate %s: %w", ErrInvalid, g.Name, err)
 		}
 		if names[g.Name] {
@@ -336,6 +336,15 @@ func checkChecks(s *Strategy) error {
 		return fmt.Errorf("%w: the gates are %d bytes; at most %d fit the record", ErrInvalid, len(encoded), maxCheckBytes)
 	}
 	return nil
+}
+
+// phases is how many times gates are asked: at each step of a canary, and
+// before and after the switch of blue-green.
+func (s *Strategy) phases() int {
+	if s.Kind == BlueGreenStrategy {
+		return 2
+	}
+	return len(s.Steps)
 }
 
 func (g *CheckGate) check(steps int) error {

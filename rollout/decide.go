@@ -24,6 +24,7 @@ const (
 	ApplyWorkload ActionKind = "apply_workload" // one workload again, with other settings
 	ScaleCanary   ActionKind = "scale_canary"   // create a canary or its baseline, or change its size
 	RemoveCanary  ActionKind = "remove_canary"
+	DeletePods    ActionKind = "delete_pods"   // that a StatefulSet's controller waits for in vain
 	PointService  ActionKind = "point_service" // send a live Service's traffic to other pods
 	Admit         ActionKind = "admit"         // let canary pods that survived the bake into the Service
 	Prune         ActionKind = "prune"         // objects that no revision in use needs
@@ -42,6 +43,9 @@ type Action struct {
 	Pods     []DarkPod
 	Paused   bool
 	Bake     time.Duration
+	// Recreate lets old pods go before new ones come; Partition is a StatefulSet's.
+	Recreate  bool
+	Partition *int32
 	// Points and Hash are the selector of a live Service: with PointService the
 	// new one; with ApplyRelease and ApplyBase what it is to stay at. Base takes
 	// the rest of the Service from the base.
@@ -80,7 +84,7 @@ func Decide(record *Record, obs Observation, now time.Time) Action {
 				return Action{Kind: RemoveCanary, Ref: c.Stable, Track: c.Track, Why: "removing the baseline of " + c.Stable.Name}
 			}
 		}
-		a := Action{Kind: ApplyRelease, Bake: r.Bake, Paused: r.Paused, Why: "promoting to the stable workload", Move: &Move{To: Rolling}}
+		a := Action{Kind: ApplyRelease, Bake: r.Bake, Paused: r.Paused, Why: "promoting to the stable workload", Move: &Move{To: Rolling, Step: r.firstBatch()}}
 		if r.Strategy.Kind == BlueGreenStrategy {
 			a.Points, a.Why = PointsPreview, "bringing the stable workload to the new version, behind the preview which serves"
 		}
@@ -102,7 +106,11 @@ func Decide(record *Record, obs Observation, now time.Time) Action {
 
 func decideApplying(record *Record, r *Rollout, obs Observation) Action {
 	if r.Strategy.inPlace() {
-		return Action{Kind: ApplyRelease, Bake: r.Bake, Paused: r.Paused, Why: "applying the release", Move: &Move{To: Rolling}}
+		a := Action{Kind: ApplyRelease, Bake: r.Bake, Paused: r.Paused && !r.recreates(), Recreate: r.recreates(), Why: "applying the release", Move: &Move{To: Rolling, Step: r.firstBatch()}}
+		if r.recreates() {
+			a.Why = "recreating: the old pods go before the new ones come, and nothing serves between"
+		}
+		return a
 	}
 	// A canary of an older rollout must not be taken for one of this.
 	for _, c := range obs.Canaries {
@@ -150,6 +158,9 @@ func decideCanary(record *Record, r *Rollout, obs Observation, now time.Time) Ac
 		if a, ok := w.companion(r, c, step.Weight, now); ok {
 			return a
 		}
+	}
+	if a, ok := w.partitionedCanary(r, obs); ok {
+		return a
 	}
 	if failed := r.failedGate(); failed != nil {
 		return Action{Kind: Advance, Why: failed.Message, Move: &Move{To: RollingBack, Ending: EndedByFailure, Failure: failed}}
@@ -251,14 +262,21 @@ func decideRolling(r *Rollout, obs Observation, now time.Time) Action {
 	}
 	var available int32
 	for _, w := range obs.Workloads {
-		if !w.Exists || w.Release != r.Digest || (w.Paused != r.Paused && w.Ref.Kind == "Deployment") {
-			return Action{Kind: ApplyWorkload, Ref: w.Ref, Bake: r.Bake, Paused: r.Paused, Why: fmt.Sprintf("applying %s", w.Ref)}
-		}
-		if w.Health.Status == health.Failed {
+		if w.Exists && w.Release == r.Digest && w.Health.Status == health.Failed {
 			return failing(r, w.Ref, w.Health)
 		}
+		if a, ok := movePartition(r, w); ok {
+			return a
+		}
+		paused := r.Paused && !r.recreates() // which would make its outage longer
+		if !w.Exists || w.Release != r.Digest || (w.Paused != paused && w.Ref.Kind == "Deployment") {
+			return Action{Kind: ApplyWorkload, Ref: w.Ref, Bake: r.Bake, Paused: paused, Recreate: r.recreates(), Why: fmt.Sprintf("applying %s", w.Ref)}
+		}
+		if a, ok := replaceStuck(w); ok {
+			return a
+		}
 		if w.Health.Reason != health.StatusStale {
-			available += w.Health.Available
+			available += w.progress()
 		}
 		if w.ReadySince.IsZero() && waiting == "" {
 			waiting = w.Ref.Name + ": " + w.Health.Message
@@ -271,7 +289,13 @@ func decideRolling(r *Rollout, obs Observation, now time.Time) Action {
 	if r.Paused {
 		return Action{Kind: Wait, Until: recheck, Why: "paused by " + orUnknown(r.PausedBy)}
 	}
-	passed, until := judgeWorkloads(r, obs, now)
+	passed, until, last := judgeBatch(r, obs, now)
+	if passed != nil {
+		return Action{Kind: Advance, Why: fmt.Sprintf("batch %d passed", r.Step), Move: &Move{To: Rolling, Step: r.Step + 1, Proof: passed}}
+	}
+	if last {
+		passed, until = judgeWorkloads(r, obs, now)
+	}
 	if passed != nil {
 		return Action{Kind: Advance, Why: "all pods of the new release are good", Move: &Move{To: Finishing, Proof: passed}}
 	}
@@ -279,10 +303,30 @@ func decideRolling(r *Rollout, obs Observation, now time.Time) Action {
 	if !now.Before(deadline) {
 		return late(r, now, waiting)
 	}
-	if waiting == "" {
+	if !until.IsZero() {
 		waiting = "healthy, baking until " + until.Format(time.TimeOnly)
 	}
 	return Action{Kind: Wait, Until: sooner(sooner(recheck, until), deadline), Why: waiting}
+}
+
+// recreates tells whether old pods go before new ones come.
+func (r *Rollout) recreates() bool { return r.Strategy.Kind == RecreateStrategy }
+
+// firstBatch is the step with which a rolling update begins.
+func (r *Rollout) firstBatch() int {
+	if len(r.Partitioned) > 0 {
+		return 1
+	}
+	return 0
+}
+
+// progress counts the new pods that are good. What Kubernetes calls available
+// is of all versions, except with Deployments.
+func (w *Workload) progress() int32 {
+	if w.Ref.Kind == "Deployment" {
+		return w.Health.Available
+	}
+	return w.Health.Ready
 }
 
 func decideFinishing(r *Rollout, obs Observation, now time.Time) Action {
@@ -292,12 +336,20 @@ func decideFinishing(r *Rollout, obs Observation, now time.Time) Action {
 	if a, ok := removeCanary(obs); ok {
 		return a
 	}
-	for _, w := range obs.Workloads {
-		if w.Raised || w.Paused {
-			return Action{Kind: ApplyWorkload, Ref: w.Ref, Why: fmt.Sprintf("giving %s its own settings back", w.Ref)}
-		}
+	if a, ok := giveBack(obs); ok {
+		return a
 	}
 	return Action{Kind: Prune, Why: "removing what no release in use needs", Move: &Move{To: Verified}}
+}
+
+// giveBack restores the workloads' own settings.
+func giveBack(obs Observation) (Action, bool) {
+	for _, w := range obs.Workloads {
+		if w.Raised || w.Paused {
+			return Action{Kind: ApplyWorkload, Ref: w.Ref, Why: fmt.Sprintf("giving %s its own settings back", w.Ref)}, true
+		}
+	}
+	return Action{}, false
 }
 
 func decideRollingBack(record *Record, r *Rollout, obs Observation, now time.Time) Action {
@@ -315,10 +367,14 @@ func decideRollingBack(record *Record, r *Rollout, obs Observation, now time.Tim
 	// A release that was superseded before this one may have begun to replace
 	// the stable workload, even though this one has not.
 	if !touched {
+		// A release that was superseded as it went back may have left its settings.
+		if a, ok := giveBack(obs); ok {
+			return a
+		}
 		return Action{Kind: Prune, Why: "the stable workload was never touched", Move: &Move{To: RolledBack}}
 	}
 	if !r.Restored {
-		a := Action{Kind: ApplyBase, Restored: true, Why: fmt.Sprintf("applying revision %d again", r.Base)}
+		a := Action{Kind: ApplyBase, Restored: true, Recreate: r.recreates(), Why: fmt.Sprintf("applying revision %d again", r.Base)}
 		if obs.previewsServe() {
 			a.Points = PointsPreview
 		}
@@ -326,9 +382,18 @@ func decideRollingBack(record *Record, r *Rollout, obs Observation, now time.Tim
 	}
 	waiting, ready, recheck := "", true, time.Time{}
 	for _, w := range obs.Workloads {
+		if a, ok := replaceStuck(w); ok {
+			return a
+		}
 		if w.ReadySince.IsZero() {
 			ready, waiting = false, w.Ref.Name+": "+w.Health.Message
 			recheck = sooner(recheck, w.Health.Recheck)
+		}
+	}
+	deadline := r.StateSince.Add(r.Deadline)
+	if ready || !now.Before(deadline) {
+		if a, ok := giveBack(obs); ok {
+			return a
 		}
 	}
 	if ready {
@@ -337,7 +402,6 @@ func decideRollingBack(record *Record, r *Rollout, obs Observation, now time.Tim
 		}
 		return Action{Kind: Prune, Why: fmt.Sprintf("revision %d serves again", r.Base), Move: &Move{To: RolledBack}}
 	}
-	deadline := r.StateSince.Add(r.Deadline)
 	if !now.Before(deadline) {
 		for _, s := range obs.Services {
 			if s.Points != PointsOwn {
@@ -366,9 +430,11 @@ func failing(r *Rollout, ref manifest.Ref, v health.Verdict) Action {
 	name := ref.Name
 	switch r.State {
 	case Canary:
-		name = CanaryTrack.nameFor(name)
+		if !r.partitioned(ref) {
+			name = CanaryTrack.Name(name)
+		}
 	case Preview, Switched:
-		name = PreviewTrack.nameFor(name)
+		name = PreviewTrack.Name(name)
 	}
 	f := &Failure{Reason: v.Reason, Message: name + ": " + v.Message, Workload: name, Container: v.Failing}
 	return Action{Kind: Advance, Why: f.Message, Move: &Move{To: RollingBack, Ending: EndedByFailure, Failure: f}}

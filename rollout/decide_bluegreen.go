@@ -51,7 +51,7 @@ func (r *Rollout) phaseDeadline() time.Time {
 	if r.StepReadyAt.IsZero() {
 		return r.StateSince.Add(r.Bake + r.Deadline)
 	}
-	return r.StepReadyAt.Add(r.phaseTime() + r.Deadline)
+	return r.StepReadyAt.Add(r.phaseTime() + r.patience())
 }
 
 // decidePreview brings the new version up beside the old one and judges it
@@ -82,12 +82,12 @@ func decidePreview(r *Rollout, obs Observation, now time.Time) Action {
 		}
 		w.recheck = sooner(w.recheck, c.Health.Recheck)
 		evidence = append(evidence, fmt.Sprintf("%s: %d of %d pods stayed up without live traffic for %s, %d restarts",
-			PreviewTrack.nameFor(ref.Name), up, size, now.Sub(latest(since, r.StepReadyAt)).Round(100*time.Millisecond), c.Health.Restarts))
+			PreviewTrack.Name(ref.Name), up, size, now.Sub(latest(since, r.StepReadyAt)).Round(100*time.Millisecond), c.Health.Restarts))
 	}
 	pass := Action{Kind: Advance, Why: "the preview passed: switching the live Services", Move: &Move{To: Switched, Step: 2}}
-	if w.ready && !r.StepReadyAt.IsZero() && !now.Before(until) && r.openMetric() == "" {
+	if w.ready && !r.StepReadyAt.IsZero() && !now.Before(until) && r.openGate() == "" {
 		pass.Move.Proof = healthGate(r.Step, strings.Join(evidence, "; "), now)
-		pass.Move.Proof.metrics = r.metricGates(now)
+		pass.Move.Proof.metrics = append(r.metricGates(now), r.checkProofs()...)
 	}
 	return concludePhase(r, w, until, pass, now)
 }
@@ -168,7 +168,7 @@ func tend(r *Rollout, w *watch, obs Observation, c *CanaryWorkload, now time.Tim
 	if c.ReadySince.IsZero() {
 		w.ready = false
 		if w.waiting == "" {
-			w.waiting = PreviewTrack.nameFor(c.Stable.Name) + ": " + c.Health.Message
+			w.waiting = PreviewTrack.Name(c.Stable.Name) + ": " + c.Health.Message
 		}
 	}
 	w.recheck = sooner(sooner(w.recheck, next), c.Health.Recheck)
@@ -196,7 +196,7 @@ func tendPreviews(r *Rollout, obs Observation, now time.Time) (action Action, re
 
 // concludePhase takes pass if it has its proof, or says what the phase waits for.
 func concludePhase(r *Rollout, w watch, until time.Time, pass Action, now time.Time) Action {
-	if failed := r.failedMetric(); failed != nil {
+	if failed := r.failedGate(); failed != nil {
 		return Action{Kind: Advance, Why: failed.Message, Move: &Move{To: RollingBack, Ending: EndedByFailure, Failure: failed}}
 	}
 	if w.ready && r.StepReadyAt.IsZero() {
@@ -212,14 +212,17 @@ func concludePhase(r *Rollout, w watch, until time.Time, pass Action, now time.T
 	if pass.Move.Proof != nil {
 		return pass
 	}
-	open := r.openMetric()
+	open := r.openGate()
 	deadline := r.phaseDeadline()
-	if !now.Before(deadline) {
-		action := late(r, now, cmp.Or(w.waiting, open))
-		if w.waiting == "" && open != "" {
-			action.Move.Failure.Reason = MetricInconclusive
+	if w.waiting == "" && !r.StepReadyAt.IsZero() {
+		silent, at := r.unanswered(r.phaseTime(), now)
+		if silent != nil {
+			return Action{Kind: Advance, Why: silent.Message, Move: &Move{To: RollingBack, Ending: EndedByFailure, Failure: silent}}
 		}
-		return action
+		deadline = sooner(at, deadline)
+	}
+	if !now.Before(deadline) {
+		return late(r, now, cmp.Or(w.waiting, open))
 	}
 	if w.waiting == "" {
 		w.waiting = fmt.Sprintf("%s is healthy; %s", r.where(), open)

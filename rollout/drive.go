@@ -230,16 +230,20 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 			return err
 		}
 	case ApplyRelease:
-		if err := d.applySet(ctx, d.release, r.Revision, settings{bake: a.Bake, paused: a.Paused, points: a.Points}, nil); err != nil {
+		if err := d.applySet(ctx, d.release, r.Revision, a.settings(), r.unbegun); err != nil {
 			return err
 		}
 	case ApplyBase:
-		if err := d.applySet(ctx, d.base, r.Base, settings{points: a.Points}, nil); err != nil {
+		if err := d.applySet(ctx, d.base, r.Base, a.settings(), nil); err != nil {
 			return err
 		}
 		r.Restored, d.record.Stable = true, r.Base
 	case ApplyWorkload:
-		if err := d.applySet(ctx, d.release, r.Revision, settings{bake: a.Bake, paused: a.Paused}, a.Ref.Same); err != nil {
+		release, revision := d.target(), r.Revision
+		if release == d.base {
+			revision = r.Base
+		}
+		if err := d.applySet(ctx, release, revision, a.settings(), a.Ref.Same); err != nil {
 			return err
 		}
 		return nil // seen in the cluster, nothing to record
@@ -257,6 +261,8 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 			return d.applyPreviewServices(ctx, a.Ref, written.GetUID())
 		}
 		return nil
+	case DeletePods:
+		return d.deletePods(ctx, a.Pods)
 	case PointService:
 		return d.point(ctx, a) // seen in the cluster, nothing to record
 	case Admit:
@@ -269,7 +275,7 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 		if err := d.delete(ctx, a.Track.ref(a.Ref)); err != nil {
 			return err
 		}
-		d.watch.deleted(a.Track.nameFor(a.Ref.Name))
+		d.watch.deleted(a.Track.Name(a.Ref.Name))
 		return nil
 	case Prune:
 		d.prune(ctx)
@@ -380,11 +386,8 @@ func (d *driver) applySet(ctx context.Context, release *manifest.Release, revisi
 		}
 		u := manifest.Stamped(object, d.app, revision, release.Digest)
 		if manifest.IsWorkload(ref) {
-			own := s
+			own := d.record.Current.ownSettings(ref, s)
 			own.restarted = d.record.restartedAt(revision)
-			if slices.ContainsFunc(d.record.Current.Previews, ref.Same) {
-				own.bake = 0 // its version has proved itself as a preview, and it serves nobody
-			}
 			if err := d.applyWorkload(ctx, u, own, d.watch.scaled(ref, release)); err != nil {
 				return err
 			}

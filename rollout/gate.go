@@ -8,6 +8,9 @@ import (
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
 
+// BatchGate is the kind of the gate between two batches of a rolling update.
+const BatchGate = "batch"
+
 // healthGate is the proof that all pods were judged good for the bake time.
 func healthGate(step int, evidence string, now time.Time) *proof {
 	return &proof{gate: Gate{Step: step, Kind: "health", Passed: true, Evidence: evidence, At: now}}
@@ -44,7 +47,18 @@ func judgeServing(r *Rollout, obs Observation, refs []manifest.Ref, track Track,
 			until = watched
 		}
 		evidence = append(evidence, fmt.Sprintf("%s: %d of %d pods baked for %s without traffic, then served for %s, %d restarts",
-			track.nameFor(ref.Name), c.Health.Ready, c.Replicas, r.Bake, now.Sub(c.ReadySince).Round(100*time.Millisecond), c.Health.Restarts))
+			track.Name(ref.Name), c.Health.Ready, c.Replicas, r.Bake, now.Sub(c.ReadySince).Round(100*time.Millisecond), c.Health.Restarts))
+	}
+	if r.State == Canary {
+		for _, ref := range r.Partitioned {
+			w := obs.workload(ref)
+			if w == nil || w.ReadySince.IsZero() {
+				return nil, time.Time{}
+			}
+			until = latest(until, w.bakedAt(r.Bake))
+			evidence = append(evidence, fmt.Sprintf("%s: %d of %d pods are new, and all have been ready for %s, %d restarts", ref.Name,
+				w.Replicas-w.Partition, w.Replicas, now.Sub(w.ReadySince).Round(100*time.Millisecond), w.Health.Restarts))
+		}
 	}
 	if now.Before(until) {
 		return nil, until
@@ -65,11 +79,7 @@ func judgeWorkloads(r *Rollout, obs Observation, now time.Time) (passed *proof, 
 		if w.ReadySince.IsZero() {
 			return nil, time.Time{}
 		}
-		if w.MinReady < r.Bake {
-			if baked := w.ReadySince.Add(r.Bake); baked.After(until) {
-				until = baked
-			}
-		}
+		until = latest(until, w.bakedAt(r.Bake))
 		evidence = append(evidence, fmt.Sprintf("%s: %d of %d pods available, %d restarts", w.Ref.Name, w.Health.Available, w.Health.Desired, w.Health.Restarts))
 	}
 	if now.Before(until) {

@@ -24,8 +24,8 @@ var shopService = manifest.Ref{APIVersion: "v1", Kind: "Service", Namespace: "x"
 func (m *model) beginBlueGreen(r *Rollout) {
 	keep := time.Duration(rapid.IntRange(0, 60).Draw(m.t, "keep old")) * time.Second
 	r.Strategy = Strategy{Kind: BlueGreenStrategy, BlueGreen: &BlueGreen{Hold: time.Duration(rapid.IntRange(0, 30).Draw(m.t, "hold")) * time.Second, KeepOld: &keep}}
-	r.Previews = []manifest.Ref{shopRef}
-	r.Services = []LiveService{{Service: shopService, Workload: shopRef}}
+	r.Previews = []manifest.Ref{m.ref}
+	r.Services = []LiveService{{Service: shopService, Workload: m.ref}}
 	if rapid.Bool().Draw(m.t, "metric") {
 		most := 1.0
 		r.Strategy.Metrics = []MetricGate{{Name: "load", Query: "x", Max: &most, Interval: time.Second}}
@@ -39,7 +39,7 @@ func (m *model) observeServices(obs *Observation) {
 	}
 	s := &m.service
 	if s.preview != "" {
-		c := CanaryWorkload{Stable: shopRef, Track: PreviewTrack, Release: s.preview, Replicas: s.size,
+		c := CanaryWorkload{Stable: m.ref, Track: PreviewTrack, Release: s.preview, Replicas: s.size,
 			Health: health.Verdict{Status: m.health["preview"], Reason: health.CrashedAfterReady, Message: "as drawn"}}
 		up := m.health["preview"] == health.Ready
 		if s.dark {
@@ -70,7 +70,7 @@ func (m *model) hashOf(digest string) string {
 }
 
 // checkTraffic holds an action against what it would do to live requests.
-func (m *model) checkTraffic(r *Rollout, a Action, obs Observation) {
+func (m *model) checkTraffic(r *Rollout, a Action) {
 	s := &m.service
 	switch a.Kind {
 	case ApplyRelease, ApplyWorkload, ApplyBase:
@@ -152,6 +152,9 @@ func (m *model) removePreview() {
 func (m *model) checkEnd(r *Rollout) {
 	if !r.State.Final() {
 		return
+	}
+	if m.raised && (r.State == RolledBack || r.State == Verified) {
+		m.t.Fatalf("ended in %s with settings that are not the workload's own", r.State)
 	}
 	if m.service.points != PointsOwn {
 		m.t.Fatalf("ended in %s with a live Service that points at %q", r.State, m.service.points)

@@ -33,7 +33,9 @@ type model struct {
 	baseN   int32
 	baseIn  bool // its pods have been let in
 	service modelService
-	only    StrategyKind // of all rollouts; "" draws one for each
+	only    StrategyKind             // of all rollouts; "" draws one for each
+	ref     manifest.Ref             // of the workload
+	pods    modelPods                // of a StatefulSet
 	health  map[string]health.Status // by "stable"/"canary"/"preview"
 	since   map[string]time.Time
 	digests map[int]string // revision → digest
@@ -46,8 +48,8 @@ type model struct {
 
 var shopRef = manifest.Ref{APIVersion: "apps/v1", Kind: "Deployment", Namespace: "x", Name: "shop"}
 
-func newModel(t *rapid.T, only StrategyKind) *model {
-	m := &model{t: t, only: only, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), n: rapid.Int32Range(1, 20).Draw(t, "replicas"),
+func newModel(t *rapid.T, only StrategyKind, kind string) *model {
+	m := &model{t: t, only: only, ref: manifest.Ref{APIVersion: "apps/v1", Kind: kind, Namespace: "x", Name: "shop"}, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), n: rapid.Int32Range(1, 20).Draw(t, "replicas"),
 		health: map[string]health.Status{"stable": health.Ready}, since: map[string]time.Time{}, digests: map[int]string{}, config: map[string]bool{}, passed: map[string]bool{}}
 	m.record = &Record{App: "shop", Namespace: "x"}
 	if m.only != "" || rapid.Bool().Draw(t, "something serves") {
@@ -56,6 +58,7 @@ func newModel(t *rapid.T, only StrategyKind) *model {
 		m.record.finish()
 		m.digests[1], m.stable, m.lastOK = "d1", "d1", 1
 		m.config["d1"] = true
+		m.fillPods("d1")
 	}
 	return m
 }
@@ -71,17 +74,28 @@ func (m *model) begin() {
 		for range rapid.IntRange(1, 3).Draw(m.t, "steps") {
 			r.Strategy.Steps = append(r.Strategy.Steps, Step{Weight: rapid.IntRange(1, 100).Draw(m.t, "weight"), Hold: time.Duration(rapid.IntRange(0, 30).Draw(m.t, "hold")) * time.Second})
 		}
-		r.Canaries = []manifest.Ref{shopRef}
+		if m.stateful() {
+			r.Partitioned = []manifest.Ref{m.ref}
+		} else {
+			r.Canaries = []manifest.Ref{m.ref}
+		}
 		if rapid.Bool().Draw(m.t, "metric") {
 			most := 1.0
 			r.Strategy.Metrics = []MetricGate{{Name: "load", Query: "x", Max: &most, Interval: time.Second}}
-			if rapid.Bool().Draw(m.t, "compares") {
+			if !m.stateful() && rapid.Bool().Draw(m.t, "compares") {
 				r.Strategy.Metrics = []MetricGate{{Name: "errors", Bad: "x", Total: "y", Interval: time.Second}}
 			}
 		}
 	}
 	if r.Strategy.Kind == RollingStrategy && m.draws(BlueGreenStrategy, r) {
 		m.beginBlueGreen(r)
+	}
+	if r.Strategy.Kind == RollingStrategy && m.draws(RecreateStrategy, r) {
+		r.Strategy = Strategy{Kind: RecreateStrategy}
+	}
+	if r.Strategy.Kind == RollingStrategy && m.stateful() && r.Base != 0 {
+		r.Partitioned = []manifest.Ref{m.ref}
+		r.Strategy.Batch = rapid.SampledFrom([]string{"", "1", "3", "50%", "100%"}).Draw(m.t, "batch")
 	}
 	if !r.Strategy.inPlace() && rapid.Bool().Draw(m.t, "checks") {
 		r.Strategy.Checks = []CheckGate{
@@ -105,18 +119,19 @@ func (m *model) draws(kind StrategyKind, r *Rollout) bool {
 
 func (m *model) observe() Observation {
 	obs := Observation{}
-	w := Workload{Ref: shopRef, Exists: m.stable != "", Release: m.stable, Paused: m.paused, Raised: m.raised, Replicas: m.n,
+	w := Workload{Ref: m.ref, Exists: m.stable != "", Release: m.stable, Paused: m.paused, Raised: m.raised, Replicas: m.n,
 		Health: health.Verdict{Status: m.health["stable"], Reason: health.CrashLoop, Message: "as drawn", Desired: m.n}}
 	if m.raised {
 		w.MinReady = m.record.Current.Bake
 	}
-	w.ReadySince = m.readySince("stable", m.health["stable"])
+	m.observePods(&w)
+	w.ReadySince = m.readySince("stable", w.Health.Status)
 	if !w.ReadySince.IsZero() {
 		w.Health.Available = m.n
 	}
 	obs.Workloads = []Workload{w}
 	if m.canary != "" {
-		c := CanaryWorkload{Stable: shopRef, Track: CanaryTrack, Release: m.canary, Replicas: m.size,
+		c := CanaryWorkload{Stable: m.ref, Track: CanaryTrack, Release: m.canary, Replicas: m.size,
 			Health: health.Verdict{Status: m.health["canary"], Reason: health.CrashedAfterReady, Message: "as drawn", Ready: m.size}}
 		up := m.health["canary"] == health.Ready
 		if m.dark {
@@ -133,7 +148,7 @@ func (m *model) observe() Observation {
 		obs.Canaries = append(obs.Canaries, c)
 	}
 	if m.base != "" {
-		b := CanaryWorkload{Stable: shopRef, Track: BaselineTrack, Release: m.base, Replicas: m.baseN,
+		b := CanaryWorkload{Stable: m.ref, Track: BaselineTrack, Release: m.base, Replicas: m.baseN,
 			Health: health.Verdict{Status: health.Ready, Message: "as always", Ready: m.baseN}}
 		if !m.baseIn {
 			b.Dark = []DarkPod{{Name: "baseline-1", UID: "2", UpSince: m.readySince("dark baseline", health.Ready)}}
@@ -172,7 +187,8 @@ func (m *model) step() Action {
 		m.t.Fatalf("not pure: %v then %v", a, b)
 	}
 	base := m.digests[c.Base]
-	m.checkTraffic(c, a, obs)
+	m.checkTraffic(c, a)
+	m.checkPartition(c, a)
 	switch a.Kind {
 	case Wait:
 		return a
@@ -202,17 +218,25 @@ func (m *model) step() Action {
 			c.Peak, c.LastProgress = a.Peak, m.now
 		}
 	case ApplyRelease, ApplyWorkload:
-		if !c.StableTouched {
+		if !c.StableTouched && c.State != RollingBack {
 			m.t.Fatal("the stable workload is written before that is recorded")
 		}
-		if !c.Strategy.inPlace() && len(c.Gates) == 0 {
+		if !c.Strategy.inPlace() && len(c.Gates) == 0 && (!m.stateful() || c.State != Canary) && c.State != RollingBack {
 			m.t.Fatal("promoted without a gate")
+		}
+		if c.State == RollingBack {
+			if m.stable != base || a.Bake > 0 {
+				m.t.Fatal("what goes back was given settings that are not its own")
+			}
+			m.raised = a.Recreate
+			break
 		}
 		m.config[c.Digest] = true
 		if m.stable != c.Digest {
 			m.written("stable")
 		}
-		m.stable, m.paused, m.raised = c.Digest, a.Paused, a.Bake > 0
+		m.stable, m.paused, m.raised = c.Digest, a.Paused, a.Bake > 0 || a.Recreate || a.Partition != nil
+		m.applyPods(c, a)
 		if a.Kind == ApplyRelease {
 			m.point(a.Points, "")
 		}
@@ -220,7 +244,8 @@ func (m *model) step() Action {
 		if base == "" || c.Base != m.lastOK {
 			m.t.Fatalf("going back to revision %d, and the last verified is %d", c.Base, m.lastOK)
 		}
-		m.stable, m.paused, m.raised = base, false, false
+		m.stable, m.paused, m.raised = base, false, a.Recreate
+		m.pods.partition = 0
 		m.point(a.Points, "")
 		m.config[base] = true
 		m.written("stable")
@@ -380,17 +405,20 @@ func (m *model) crash() {
 }
 
 func TestDecideKeepsItsPromises(t *testing.T) {
-	for _, only := range []StrategyKind{"", RollingStrategy, CanaryStrategy, BlueGreenStrategy} {
-		t.Run("strategy "+string(only), func(t *testing.T) { keepsItsPromises(t, only) })
+	for _, only := range []StrategyKind{"", RollingStrategy, CanaryStrategy, BlueGreenStrategy, RecreateStrategy} {
+		t.Run("Deployment "+string(only), func(t *testing.T) { keepsItsPromises(t, only, "Deployment") })
+	}
+	for _, only := range []StrategyKind{RollingStrategy, CanaryStrategy} {
+		t.Run("StatefulSet "+string(only), func(t *testing.T) { keepsItsPromises(t, only, "StatefulSet") })
 	}
 }
 
-func keepsItsPromises(t *testing.T, only StrategyKind) {
+func keepsItsPromises(t *testing.T, only StrategyKind, kind string) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := newModel(t, only)
+		m := newModel(t, only, kind)
 		m.begin()
-		for range rapid.IntRange(5, 120).Draw(t, "length") {
-			switch rapid.IntRange(0, 11).Draw(t, "what") {
+		for range rapid.IntRange(5, 150).Draw(t, "length") {
+			switch rapid.IntRange(0, 13).Draw(t, "what") {
 			case 0:
 				m.crash()
 			case 1:
@@ -406,6 +434,8 @@ func keepsItsPromises(t *testing.T, only StrategyKind) {
 				m.now = m.now.Add(time.Duration(rapid.IntRange(0, 30).Draw(t, "seconds")) * time.Second)
 			case 5:
 				m.measure()
+			case 7:
+				m.controller()
 			case 6:
 				m.service.leaving = 0
 			case 4:
@@ -430,6 +460,7 @@ func keepsItsPromises(t *testing.T, only StrategyKind) {
 				}
 				m.now = a.Until
 				m.service.leaving = 0
+				m.settle()
 				m.measure()
 			}
 		}
@@ -445,7 +476,7 @@ func keepsItsPromises(t *testing.T, only StrategyKind) {
 // A canary that flaps for ever is ended in bounded time.
 func TestFlapNeverExtendsADeadline(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := newModel(t, "")
+		m := newModel(t, "", "Deployment")
 		m.record = &Record{App: "shop", Namespace: "x", Revisions: 1, Verified: 1, Stable: 1}
 		m.record.Current = &Rollout{Revision: 1, Digest: "d1", State: Verified}
 		m.record.finish()

@@ -28,7 +28,8 @@ type Workload struct {
 	// Release is the digest of the release it was last written for.
 	Release string
 	// Paused as the object says. MinReady is how long its controller lets a pod
-	// be ready before it counts; Raised, that a rollout put that up to its bake time.
+	// be ready before it counts; Raised, that a rollout changed that or another
+	// setting for its time.
 	Paused   bool
 	MinReady time.Duration
 	Raised   bool
@@ -38,6 +39,15 @@ type Workload struct {
 	// pods have and no others; empty while it is not known.
 	Hash   string
 	Health health.Verdict
+	// Partition is that of a StatefulSet, OwnPartition what its manifest says.
+	// Ready means ready up to the partition.
+	Partition, OwnPartition int32
+	// OldBroken tells that a pod of a StatefulSet's old version does not get well.
+	OldBroken bool
+	// New are the names of a StatefulSet's ready pods of the new version, Stuck
+	// those that its controller would wait for in vain.
+	New   []string
+	Stuck []DarkPod
 	// ReadySince is since when this process has seen it ready without a break;
 	// zero when it is not.
 	ReadySince time.Time

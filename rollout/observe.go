@@ -52,6 +52,8 @@ type observer struct {
 	// admitted are pods, by UID, that this process let in and its cache may
 	// still show without the condition.
 	admitted map[string]bool
+	// deletedPods, by UID, may still be in the cache.
+	deletedPods map[string]bool
 
 	stop func()
 }
@@ -68,7 +70,7 @@ type podGroup struct {
 func (s *store) observe(ctx context.Context, switches bool, releases ...*manifest.Release) (*observer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	o := &observer{store: s, wake: make(chan struct{}, 1), written: map[string]metav1.Object{},
-		removed: map[string]string{}, ready: map[string]time.Time{}, admitted: map[string]bool{}}
+		removed: map[string]string{}, ready: map[string]time.Time{}, admitted: map[string]bool{}, deletedPods: map[string]bool{}}
 	// Everything is rechecked by events alone, so there is no resync.
 	factory := informers.NewSharedInformerFactoryWithOptions(s.kube, 0, informers.WithNamespace(s.namespace), informers.WithTransform(slim))
 	own := informers.NewSharedInformerFactoryWithOptions(s.kube, 0, informers.WithNamespace(s.namespace),
@@ -309,7 +311,7 @@ func (o *observer) look(release *manifest.Release, r *Rollout, now time.Time) (O
 			w.Health = health.Deployment(health.Input{Deployment: d, ReplicaSets: sets, Pods: pods, Events: events, Tolerance: tolerance, Now: now})
 			if d != nil {
 				w.Exists, w.Release, w.Paused = true, d.Annotations[manifest.AnnotationRelease], d.Spec.Paused
-				w.Raised = d.Annotations[annotationBake] != ""
+				w.Raised = borrowed(d)
 				w.MinReady = time.Duration(d.Spec.MinReadySeconds) * time.Second
 				w.Replicas = w.Health.Desired
 				if current := health.NewReplicaSet(d, sets); current != nil {
@@ -321,12 +323,22 @@ func (o *observer) look(release *manifest.Release, r *Rollout, now time.Time) (O
 			w.Health = health.StatefulSet(s, pods, events, tolerance, now)
 			if s != nil {
 				w.Exists, w.Release, w.Replicas = true, s.Annotations[manifest.AnnotationRelease], w.Health.Desired
+				w.Raised, w.OwnPartition = borrowed(s), ownPartition(u)
+				w.MinReady = time.Duration(s.Spec.MinReadySeconds) * time.Second
+				if rolling := s.Spec.UpdateStrategy.RollingUpdate; rolling != nil && rolling.Partition != nil {
+					w.Partition = *rolling.Partition
+				}
+				broken, recheck := oldBroken(s, pods, now)
+				w.OldBroken, w.Health.Recheck = broken, sooner(w.Health.Recheck, recheck)
+				w.New, w.Stuck = health.NewPods(s, pods), o.notGone(stuckPods(s, pods))
 			}
 		case "DaemonSet":
 			d := o.daemonSet(ref.Name)
 			w.Health = health.DaemonSet(d, pods, events, tolerance, now)
 			if d != nil {
 				w.Exists, w.Release, w.Replicas = true, d.Annotations[manifest.AnnotationRelease], w.Health.Desired
+				w.Raised = borrowed(d)
+				w.MinReady = time.Duration(d.Spec.MinReadySeconds) * time.Second
 			}
 		}
 		w.ReadySince = o.readySince(ref.Kind+"/"+ref.Name, w.Health.Status == health.Ready, now)
@@ -334,7 +346,7 @@ func (o *observer) look(release *manifest.Release, r *Rollout, now time.Time) (O
 	}
 	for _, ref := range r.canaryRefs(release) {
 		for _, track := range []Track{CanaryTrack, BaselineTrack, PreviewTrack} {
-			d := o.deployment(track.nameFor(ref.Name))
+			d := o.deployment(track.Name(ref.Name))
 			if d == nil || d.DeletionTimestamp != nil || d.Labels[manifest.LabelApp] != o.store.app || d.Labels[manifest.LabelTrack] != string(track) {
 				continue
 			}
@@ -387,6 +399,19 @@ func restartsOf(pod *corev1.Pod) int32 {
 		n += pod.Status.ContainerStatuses[i].RestartCount
 	}
 	return n
+}
+
+// gone tells the observer that pods were just deleted.
+func (o *observer) gone(pods []DarkPod) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, pod := range pods {
+		o.deletedPods[pod.UID] = true
+	}
+}
+
+func (o *observer) notGone(pods []DarkPod) []DarkPod {
+	return slices.DeleteFunc(pods, func(pod DarkPod) bool { return o.deletedPods[pod.UID] })
 }
 
 // letIn tells the observer that pods were just admitted.

@@ -132,7 +132,7 @@ func (c *Controller) Plan(ctx context.Context, request Request) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.watch, err = d.observe(ctx, d.release, d.base); err != nil {
+	if d.watch, err = d.observe(ctx, len(r.Services) > 0, d.release, d.base); err != nil {
 		return nil, err
 	}
 	obs, err := d.watch.look(d.release, r, now)
@@ -301,20 +301,49 @@ func (w *writes) of(ctx context.Context, a Action) ([]PlannedWrite, error) {
 	case ApplyNeeded:
 		return w.set(ctx, w.release, r.Revision, settings{}, w.neededFirst)
 	case ApplyRelease:
-		return w.set(ctx, w.release, r.Revision, settings{bake: a.Bake, paused: a.Paused}, nil)
+		return w.set(ctx, w.release, r.Revision, a.settings(), r.unbegun)
 	case ApplyWorkload:
-		return w.set(ctx, w.release, r.Revision, settings{bake: a.Bake, paused: a.Paused}, a.Ref.Same)
+		return w.set(ctx, w.release, r.Revision, a.settings(), a.Ref.Same)
 	case ApplyBase:
-		return w.set(ctx, w.base, r.Base, settings{}, nil)
+		return w.set(ctx, w.base, r.Base, a.settings(), nil)
+	case PointService:
+		release, revision := w.release, r.Revision
+		if a.Base {
+			release, revision = w.base, r.Base
+		}
+		u := manifest.Stamped(release.Find(a.Ref), w.app, revision, release.Digest)
+		if err := aim(u, a.Points, a.Hash); err != nil {
+			return nil, err
+		}
+		write, err := w.one(ctx, u)
+		return []PlannedWrite{write}, err
 	case ScaleCanary:
 		u, err := w.companionOf(a)
 		if err != nil {
 			return nil, err
 		}
 		write, err := w.one(ctx, u)
-		return []PlannedWrite{write}, err
+		if err != nil || a.Track != PreviewTrack {
+			return []PlannedWrite{write}, err
+		}
+		made := []PlannedWrite{write}
+		for _, live := range r.Services {
+			if !live.Workload.Same(a.Ref) {
+				continue
+			}
+			u, err := previewService(manifest.Stamped(w.release.Find(live.Service), w.app, r.Revision, w.release.Digest), "", a.Ref)
+			if err != nil {
+				return nil, err
+			}
+			u.SetOwnerReferences(nil) // its owner has no UID yet
+			if write, err = w.one(ctx, u); err != nil {
+				return nil, err
+			}
+			made = append(made, write)
+		}
+		return made, nil
 	case Admit:
-		return []PlannedWrite{{Verb: WriteAdmit, Ref: manifest.Ref{APIVersion: "v1", Kind: "Pod", Namespace: w.namespace, Name: a.Track.nameFor(a.Ref.Name) + "-*"}, Note: a.Why}}, nil
+		return []PlannedWrite{{Verb: WriteAdmit, Ref: manifest.Ref{APIVersion: "v1", Kind: "Pod", Namespace: w.namespace, Name: a.Track.Name(a.Ref.Name) + "-*"}, Note: a.Why}}, nil
 	case RemoveCanary:
 		ref := a.Track.ref(a.Ref)
 		delete(w.seen, ref.String())
@@ -343,9 +372,14 @@ func (w *writes) set(ctx context.Context, release *manifest.Release, revision in
 		}
 		u := manifest.Stamped(object, w.app, revision, release.Digest)
 		if manifest.IsWorkload(ref) {
-			own := s
+			own := w.record.Current.ownSettings(ref, s)
 			own.scaled = w.scaled(ref)
 			if err := shape(u, own); err != nil {
+				return nil, err
+			}
+		}
+		if w.record.Current.switches(ref) {
+			if err := aim(u, s.points, ""); err != nil {
 				return nil, err
 			}
 		}

@@ -70,6 +70,14 @@ func serving(obs Observation) []string {
 		if c.Track != BaselineTrack {
 			names = append(names, c.Serving...)
 		}
+		if c.Track == PreviewTrack {
+			for _, pod := range c.Dark { // the preview Service reaches these
+				names = append(names, pod.Name)
+			}
+		}
+	}
+	for _, w := range obs.Workloads {
+		names = append(names, w.New...)
 	}
 	return names
 }

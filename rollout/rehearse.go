@@ -110,11 +110,17 @@ func (h *rehearsal) do(a Action) error {
 				h.written(w, r.Digest, a)
 			}
 		}
+		if a.Kind == ApplyRelease {
+			h.pointed(nil, a)
+		}
 	case ApplyBase:
 		for i := range h.obs.Workloads {
 			h.written(&h.obs.Workloads[i], h.record.digest(r.Base), a)
 		}
+		h.pointed(nil, a)
 		r.Restored, h.record.Stable = true, r.Base
+	case PointService:
+		h.pointed(&a.Ref, a)
 	case ScaleCanary:
 		digest := r.Digest
 		if a.Track == BaselineTrack {
@@ -125,11 +131,16 @@ func (h *rehearsal) do(a Action) error {
 			h.obs.Canaries = append(h.obs.Canaries, CanaryWorkload{Stable: a.Ref, Track: a.Track})
 			c = &h.obs.Canaries[len(h.obs.Canaries)-1]
 		}
+		if a.Track == PreviewTrack {
+			for i := range h.obs.Services {
+				h.obs.Services[i].Preview = true
+			}
+		}
 		more := a.Replicas - c.Replicas
 		c.Release, c.Replicas, c.ReadySince, c.Dark = digest, a.Replicas, time.Time{}, nil
 		c.Health = health.Verdict{Status: health.Progressing, Reason: health.NotReady, Message: "starting", Desired: a.Replicas, Ready: a.Replicas - max(more, 0)}
 		for i := range more {
-			name := fmt.Sprintf("%s-%d", a.Track.nameFor(a.Ref.Name), a.Replicas-i)
+			name := fmt.Sprintf("%s-%d", a.Track.Name(a.Ref.Name), a.Replicas-i)
 			c.Dark = append(c.Dark, DarkPod{Name: name, UID: name, UpSince: h.now})
 		}
 		if more <= 0 {
@@ -161,14 +172,37 @@ func (h *rehearsal) serves(c *CanaryWorkload) {
 
 // written makes a stable workload what a just showed the API server.
 func (h *rehearsal) written(w *Workload, digest string, a Action) {
+	r := h.record.Current
 	moved := !w.Exists || w.Release != digest
+	if w.Ref.Kind == "Deployment" {
+		w.Hash = digest // as good a name for its pods as any
+	}
+	own := r.ownSettings(w.Ref, a.settings())
+	if w.Ref.Kind == "StatefulSet" && (a.Kind != ApplyRelease || r.unbegun(w.Ref)) {
+		partition := w.OwnPartition
+		if own.partition != nil {
+			partition = *own.partition
+		}
+		moved = moved && partition < w.Replicas || partition < w.Partition && partition < w.Replicas
+		w.Partition = partition
+	}
 	w.Exists, w.Release, w.Paused = true, digest, a.Paused
 	w.Raised, w.MinReady = false, 0
-	if w.Ref.Kind == "Deployment" && a.Bake > 0 {
-		w.Raised, w.MinReady = true, a.Bake
+	if own.bake > 0 {
+		w.Raised, w.MinReady = true, own.bake
 	}
+	w.Raised = w.Raised || own.recreate || own.partition != nil
 	if moved {
 		w.ReadySince = time.Time{}
 		h.baked[w.Ref.Name] = h.now.Add(w.MinReady)
+	}
+}
+
+// pointed sends the traffic of one live Service, or of all, where the action says.
+func (h *rehearsal) pointed(ref *manifest.Ref, a Action) {
+	for i := range h.obs.Services {
+		if s := &h.obs.Services[i]; ref == nil || s.Service.Same(*ref) {
+			s.Exists, s.Points, s.Hash = true, a.Points, a.Hash
+		}
 	}
 }

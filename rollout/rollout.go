@@ -51,12 +51,18 @@ const (
 	// BlueGreenStrategy runs the whole new version beside the old one and then
 	// switches the live Services over, at once.
 	BlueGreenStrategy StrategyKind = "blue-green"
+	// RecreateStrategy removes the old pods of a Deployment before the new ones
+	// come: for versions that must not run side by side. It has an outage.
+	RecreateStrategy StrategyKind = "recreate"
 )
 
 // Strategy says how the move is made; the zero value is rolling.
 type Strategy struct {
 	Kind  StrategyKind `json:"kind,omitempty"`
 	Steps []Step       `json:"steps,omitempty"` // of a canary
+	// Batch is how many pods of a StatefulSet a rolling update replaces between two
+	// gates, such as "2" or "25%"; "" means DefaultBatch.
+	Batch string `json:"batch,omitempty"`
 	// BlueGreen holds the settings of that strategy.
 	BlueGreen *BlueGreen `json:"blueGreen,omitempty"`
 	// Metrics are gates of every canary step, and of blue-green before and after
@@ -133,10 +139,13 @@ func (r *Request) check() error {
 			return fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
 	}
+	if err := r.Strategy.checkBatch(); err != nil {
+		return err
+	}
 	switch r.Strategy.Kind {
 	case "":
 		r.Strategy.Kind = RollingStrategy
-	case RollingStrategy:
+	case RollingStrategy, RecreateStrategy:
 	case CanaryStrategy:
 		if len(r.Strategy.Steps) == 0 || len(r.Strategy.Steps) > MaxSteps {
 			return fmt.Errorf("%w: a canary needs 1 to %d steps", ErrInvalid, MaxSteps)
@@ -152,7 +161,7 @@ func (r *Request) check() error {
 	case BlueGreenStrategy:
 		return r.Strategy.checkBlueGreen()
 	default:
-		return fmt.Errorf("%w: unknown strategy %q: use rolling, canary or blue-green", ErrInvalid, r.Strategy.Kind)
+		return fmt.Errorf("%w: unknown strategy %q: use rolling, canary, blue-green or recreate", ErrInvalid, r.Strategy.Kind)
 	}
 	return nil
 }
@@ -161,10 +170,10 @@ func (r *Request) check() error {
 // there is no way forward; see transitions.
 type Gate struct {
 	// Step of the canary, from 1; in blue-green 1 is before the switch and 2
-	// after it; 0 is the workload itself.
+	// after it; of Kind "batch" it counts batches; 0 is the workload itself.
 	Step int `json:"step"`
-	// Kind is "health"; "metric", "job", "webhook", "approval" or "cel" with the
-	// gate's name; or "manual" when a person promoted.
+	// Kind is "health" or "batch"; "metric", "job", "webhook", "approval" or "cel"
+	// with the gate's name; or "manual" when a person promoted.
 	Kind     string    `json:"kind"`
 	Passed   bool      `json:"passed"`
 	Evidence string    `json:"evidence"`
@@ -217,6 +226,8 @@ type Rollout struct {
 	// Step counts from 1 in state canary. Canaries are the workloads that have one.
 	Step     int            `json:"step,omitempty"`
 	Canaries []manifest.Ref `json:"canaries,omitempty"`
+	// Partitioned are StatefulSets that are moved in batches.
+	Partitioned []manifest.Ref `json:"partitioned,omitempty"`
 	// Previews are the workloads of blue-green that run twice, Services those
 	// that are switched.
 	Previews []manifest.Ref `json:"previews,omitempty"`
@@ -285,6 +296,13 @@ func (r *Rollout) Sentence() string {
 		return fmt.Sprintf("revision %d: canary step %d of %d, %d %%", r.Revision, r.Step, len(r.Strategy.Steps), s.Weight)
 	case Preview, Switched:
 		return r.blueGreenSentence()
+	case Rolling:
+		switch {
+		case r.Strategy.Kind == RecreateStrategy:
+			return fmt.Sprintf("revision %d is being recreated: the old pods go before the new ones come, and nothing serves between", r.Revision)
+		case len(r.Partitioned) > 0:
+			return fmt.Sprintf("revision %d is rolling, batch %d", r.Revision, max(r.Step, 1))
+		}
 	}
 	return fmt.Sprintf("revision %d is %s", r.Revision, r.State)
 }

@@ -47,6 +47,9 @@ func (s *sampler) look(obs Observation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.canary, s.baseline = nil, nil
+	for _, w := range obs.Workloads {
+		s.canary = append(s.canary, w.New...)
+	}
 	for _, c := range obs.Canaries {
 		if c.Track == BaselineTrack {
 			s.baseline = append(s.baseline, c.Serving...)

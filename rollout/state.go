@@ -44,9 +44,8 @@ const (
 	passedGate
 )
 
-// transitions is the whole of what may follow what. A state may follow itself:
-// the next step of a canary, progress within a state. That needs a gate in a
-// canary, where it moves traffic.
+// transitions is the whole of what may follow what. A state that follows itself
+// is the next step of a canary or the next batch: that needs a gate, too.
 var transitions = map[State]map[State]need{
 	Pending:     {Applying: nothing, RollingBack: nothing, Withdrawing: nothing, Failed: nothing},
 	Applying:    {Canary: nothing, Preview: nothing, Rolling: nothing, RollingBack: nothing, Withdrawing: nothing},
@@ -54,7 +53,7 @@ var transitions = map[State]map[State]need{
 	Preview:     {Switched: passedGate, RollingBack: nothing, Withdrawing: nothing},
 	Switched:    {Promoting: passedGate, RollingBack: nothing, Withdrawing: nothing},
 	Promoting:   {Rolling: nothing, RollingBack: nothing, Withdrawing: nothing},
-	Rolling:     {Finishing: passedGate, RollingBack: nothing, Withdrawing: nothing},
+	Rolling:     {Rolling: passedGate, Finishing: passedGate, RollingBack: nothing, Withdrawing: nothing},
 	Finishing:   {Verified: nothing},
 	RollingBack: {RolledBack: nothing, Failed: nothing, Withdrawing: nothing},
 	Withdrawing: {Superseded: nothing},
@@ -106,6 +105,8 @@ func (r *Rollout) move(m Move, now time.Time) error {
 	case Applying:
 		// Recorded before it happens: whoever takes over must know.
 		r.StableTouched = r.Strategy.inPlace()
+	case Canary:
+		r.StableTouched = r.StableTouched || len(r.Partitioned) > 0
 	case Promoting:
 		r.StableTouched = true
 	case RollingBack, Withdrawing:
@@ -148,7 +149,7 @@ func (r *Record) advance(m Move, now time.Time) error {
 	if err := r.Current.move(m, now); err != nil {
 		return err
 	}
-	if c := r.Current; c.StableTouched && (c.State == Applying || c.State == Promoting) {
+	if c := r.Current; c.StableTouched && (c.State == Applying || c.State == Canary || c.State == Promoting) {
 		r.Stable = c.Revision
 	}
 	r.finish()

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,13 +19,15 @@ func newRolloutStartCommand(f *clusterFlags) *cobra.Command {
 		Short: "Roll manifests out and wait until they are verified or taken back",
 		Long: `Renders the manifests, pins every image by digest, lets the API server try all
 of it without changing anything, and then rolls it out: by the workloads' own
-rolling update, or beside them as a canary when steps are given.
+rolling update, or as --strategy says.
 
 Interrupting the command leaves the rollout as it is: "resume" goes on, "abort"
 takes it back. A release of the same application that is under way is superseded.`,
 		Example: `  tidegate rollout start shop -f k8s/ -n production
   tidegate rollout start shop -f k8s/ --image shop=registry.example.com/shop@sha256:…
   tidegate rollout start shop -f k8s/ --canary 10:1m --canary 50:2m
+  tidegate rollout start shop -f k8s/ --strategy blue-green --hold 1m --keep-old 10m
+  tidegate rollout start db -f k8s/ --batch 1       # a StatefulSet, one pod between two gates
   tidegate rollout start shop -f k8s/ --bake 0s     # faster; a version that crashes after it turned ready may replace all pods`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: f.complete,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -58,7 +58,8 @@ takes it back. A release of the same application that is under way is superseded
 
 // releaseFlags say what is rolled out, and how.
 type releaseFlags struct {
-	files, steps   []string
+	files          []string
+	how            strategyFlags
 	images         map[string]string
 	bake, deadline time.Duration
 	force          bool
@@ -69,7 +70,7 @@ func (r *releaseFlags) register(command *cobra.Command) {
 	flags := command.Flags()
 	flags.StringArrayVarP(&r.files, "file", "f", nil, "manifest file or directory below the working directory; may be repeated")
 	flags.StringToStringVar(&r.images, "image", nil, "NAME=REFERENCE@DIGEST for images that the manifests call NAME")
-	flags.StringArrayVar(&r.steps, "canary", nil, "a canary step, WEIGHT[:HOLD] (percent, duration); may be repeated")
+	r.how.register(command)
 	flags.DurationVar(&r.bake, "bake", rollout.DefaultBake, "how long new pods must stay good; 0s gives up that safety for speed")
 	flags.DurationVar(&r.deadline, "deadline", rollout.DefaultDeadline, "longest time without progress")
 	flags.BoolVar(&r.force, "force", false, "overwrite what others changed in objects that Tidegate applied")
@@ -79,7 +80,7 @@ func (r *releaseFlags) register(command *cobra.Command) {
 
 // request renders the manifests and makes a request of them.
 func (r *releaseFlags) request(ctx context.Context, target rollout.Target, by string) (rollout.Request, error) {
-	strategy, err := canarySteps(r.steps)
+	strategy, err := r.how.strategy()
 	if err != nil {
 		return rollout.Request{}, err
 	}
@@ -93,26 +94,4 @@ func (r *releaseFlags) request(ctx context.Context, target rollout.Target, by st
 	}
 	return rollout.Request{App: target.App, Namespace: target.Namespace, Release: release, Strategy: strategy,
 		Bake: &r.bake, Deadline: r.deadline, Force: r.force, By: by, Commit: r.commit}, nil
-}
-
-func canarySteps(steps []string) (rollout.Strategy, error) {
-	if len(steps) == 0 {
-		return rollout.Strategy{Kind: rollout.RollingStrategy}, nil
-	}
-	s := rollout.Strategy{Kind: rollout.CanaryStrategy}
-	for _, text := range steps {
-		weight, hold, held := strings.Cut(text, ":")
-		step := rollout.Step{}
-		var err error
-		if step.Weight, err = strconv.Atoi(strings.TrimSuffix(weight, "%")); err != nil {
-			return s, usageErrorf("--canary %q: write WEIGHT or WEIGHT:HOLD, such as 20 or 20:1m", text)
-		}
-		if held {
-			if step.Hold, err = time.ParseDuration(hold); err != nil {
-				return s, usageErrorf("--canary %q: the hold is no duration: write it like 30s or 2m", text)
-			}
-		}
-		s.Steps = append(s.Steps, step)
-	}
-	return s, nil
 }

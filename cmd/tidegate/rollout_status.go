@@ -177,6 +177,7 @@ func printRecord(w io.Writer, record *rollout.Record, owner string) {
 	row("verified", fmt.Sprintf("revision %d", record.Verified))
 	row("by", c.By)
 	row("commit", c.Commit)
+	row("strategy", strategyText(c))
 	row("images", strings.Join(c.Images, ", "))
 	row("note", c.Note)
 	row("started", c.Started.Format(time.RFC3339))
@@ -184,7 +185,7 @@ func printRecord(w io.Writer, record *rollout.Record, owner string) {
 		row("took", c.Finished.Sub(c.Started).Round(100*time.Millisecond).String())
 	}
 	for _, gate := range c.Gates {
-		row("gate", gateText(gate))
+		row("gate", gateText(c.Strategy.Kind, gate))
 	}
 	for _, said := range c.Said {
 		row("asked", saidText(said))
@@ -197,9 +198,16 @@ func printRecord(w io.Writer, record *rollout.Record, owner string) {
 	printFailure(w, c.Failure)
 }
 
-func gateText(gate rollout.Gate) string {
+func gateText(kind rollout.StrategyKind, gate rollout.Gate) string {
 	what := "workload"
-	if gate.Step > 0 {
+	switch {
+	case gate.Kind == rollout.BatchGate:
+		return fmt.Sprintf("batch %d: passed at %s: %s", gate.Step, gate.At.Format(time.TimeOnly), gate.Evidence)
+	case kind == rollout.BlueGreenStrategy && gate.Step == 1:
+		what = "preview"
+	case kind == rollout.BlueGreenStrategy && gate.Step == 2:
+		what = "after the switch"
+	case gate.Step > 0:
 		what = fmt.Sprintf("step %d", gate.Step)
 	}
 	return fmt.Sprintf("%s, %s: passed at %s: %s", what, gate.Kind, gate.At.Format(time.TimeOnly), gate.Evidence)
@@ -218,6 +226,26 @@ func orSomeone(by string) string {
 		return "someone unknown"
 	}
 	return by
+}
+
+// strategyText tells how the release is moved, and what that uses besides it.
+func strategyText(r *rollout.Rollout) string {
+	text := string(r.Strategy.Kind)
+	if len(r.Partitioned) > 0 {
+		var names []string
+		for _, ref := range r.Partitioned {
+			names = append(names, ref.Kind+"/"+ref.Name)
+		}
+		text += ", in batches: " + strings.Join(names, ", ")
+	}
+	if len(r.Services) > 0 {
+		var names []string
+		for _, live := range r.Services {
+			names = append(names, fmt.Sprintf("Service/%s (preview: %s)", live.Service.Name, rollout.PreviewTrack.Name(live.Service.Name)))
+		}
+		text += ", switching " + strings.Join(names, ", ")
+	}
+	return text
 }
 
 func printChange(w io.Writer, record *rollout.Record) {

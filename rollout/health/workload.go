@@ -140,12 +140,28 @@ func StatefulSet(s *appsv1.StatefulSet, pods []*corev1.Pod, events []*corev1.Eve
 	if s.Spec.Replicas != nil {
 		v.Desired = *s.Spec.Replicas
 	}
+	// Pods below the partition stay of the old version: that is no lack.
+	updated := v.Desired
+	if rolling := s.Spec.UpdateStrategy.RollingUpdate; rolling != nil && rolling.Partition != nil {
+		updated = max(v.Desired-*rolling.Partition, 0)
+	}
 	if s.Status.ObservedGeneration < s.Generation {
 		v.Reason, v.Message = StatusStale, "waiting for the StatefulSet controller to see the new specification"
 		return v
 	}
 	return byHash(v, s, pods, events, s.Status.UpdateRevision, "controller-revision-hash",
-		s.Status.UpdatedReplicas == v.Desired && s.Status.AvailableReplicas == v.Desired, s.Status.AvailableReplicas, tolerance, now)
+		s.Status.UpdatedReplicas >= updated && s.Status.Replicas == v.Desired && s.Status.AvailableReplicas == v.Desired, s.Status.AvailableReplicas, tolerance, now)
+}
+
+// NewPods lists the names of a StatefulSet's ready pods of its newest version.
+func NewPods(s *appsv1.StatefulSet, pods []*corev1.Pod) []string {
+	var names []string
+	for _, pod := range pods {
+		if metav1.IsControlledBy(pod, s) && pod.Labels[appsv1.ControllerRevisionHashLabelKey] == s.Status.UpdateRevision && podReady(pod) {
+			names = append(names, pod.Name)
+		}
+	}
+	return names
 }
 
 // DaemonSet judges a DaemonSet; pods may hold others' too.

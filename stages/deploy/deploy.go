@@ -145,14 +145,27 @@ func builtImages(needs map[string]pipeline.Outputs) map[string]string {
 }
 
 func strategy(spec pipeline.StrategySpec) rollout.Strategy {
-	if spec.Canary == nil {
-		return rollout.Strategy{Kind: rollout.RollingStrategy}
+	switch {
+	case spec.BlueGreen != nil:
+		return rollout.Strategy{Kind: rollout.BlueGreenStrategy, Metrics: metrics(spec.BlueGreen.Gates),
+			BlueGreen: &rollout.BlueGreen{Hold: spec.BlueGreen.Hold, KeepOld: spec.BlueGreen.KeepOld}}
+	case spec.Canary != nil:
+		s := rollout.Strategy{Kind: rollout.CanaryStrategy, Metrics: metrics(spec.Canary.Gates)}
+		for _, step := range spec.Canary.Steps {
+			s.Steps = append(s.Steps, rollout.Step{Weight: step.Weight, Hold: step.Hold})
+		}
+		return s
+	case spec.Recreate != nil:
+		return rollout.Strategy{Kind: rollout.RecreateStrategy}
+	case spec.Rolling != nil:
+		return rollout.Strategy{Kind: rollout.RollingStrategy, Batch: spec.Rolling.Batch}
 	}
-	s := rollout.Strategy{Kind: rollout.CanaryStrategy}
-	for _, step := range spec.Canary.Steps {
-		s.Steps = append(s.Steps, rollout.Step{Weight: step.Weight, Hold: step.Hold})
-	}
-	for _, gate := range spec.Canary.Gates {
+	return rollout.Strategy{Kind: rollout.RollingStrategy}
+}
+
+func metrics(gates []pipeline.GateSpec) []rollout.MetricGate {
+	var found []rollout.MetricGate
+	for _, gate := range gates {
 		m := gate.Metric
 		metric := rollout.MetricGate{
 			Name: m.Name, Prometheus: m.Prometheus, HTTP: m.HTTP,
@@ -163,9 +176,9 @@ func strategy(spec pipeline.StrategySpec) rollout.Strategy {
 		if m.Token != nil {
 			metric.Token = &rollout.SecretKey{Name: m.Token.Name, Key: m.Token.Key}
 		}
-		s.Metrics = append(s.Metrics, metric)
+		found = append(found, metric)
 	}
-	return s
+	return found
 }
 
 // abortTimeout bounds the taking back of a cancelled release beyond its own deadline.
