@@ -41,6 +41,7 @@ func (s Stage) clone() Stage {
 			copied.Gates = cloneGates(blueGreen.Gates)
 			deploy.Strategy.BlueGreen = &copied
 		}
+		deploy.Hooks = deploy.Hooks.clone()
 		s.Deploy = &deploy
 	}
 	if s.Approve != nil {
@@ -69,7 +70,7 @@ func clonePointer[T any](p *T) *T {
 func cloneGates(gates []GateSpec) []GateSpec {
 	copied := slices.Clone(gates)
 	for i, gate := range copied {
-		copied[i].Metric = clonePointer(gate.Metric)
+		copied[i] = gate.clone()
 	}
 	return copied
 }

@@ -253,6 +253,8 @@ var deployShape = object{
 		{key: "bake", shape: duration{0, week}, doc: "How long new pods must stay good before a step counts as passed; 0 is the explicit choice not to wait."},
 		{key: "deadline", shape: duration{time.Second, week}, doc: "How long the rollout may make no progress."},
 
+		{key: "hooks", shape: hooksShape, doc: "Kubernetes Jobs around the release."},
+
 		{key: "kustomize", unsupported: "render the manifests in a run stage, or list plain YAML under manifests"},
 		{key: "helm", unsupported: "render the chart in a run stage, or list plain YAML under manifests"},
 		{key: "traffic", unsupported: "leave it out: weight is set by the number of replicas"},
@@ -274,16 +276,7 @@ var blueGreenShape = object{
 	fields: []field{
 		{key: "hold", shape: duration{0, week}, doc: "How long the preview must stay good before the switch; the bake time when not set."},
 		{key: "keep-old", shape: duration{0, week}, doc: "How long the old version is kept after the switch, so that the return is instant; 1m when not set."},
-		{key: "gates", shape: list{item: object{
-			name: "preview-gate", doc: "What must pass before the switch, and again after it.",
-			fields: []field{
-				{key: "metric", shape: metricShape, doc: "A judgement of what is measured: query within min and max."},
-				{key: "approval", unsupported: "put approve: on a stage of its own between two environments, or tidegate rollout pause"},
-				{key: "job", unsupported: "run the check in a stage after this one"},
-				{key: "webhook", unsupported: "run the check in a stage after this one"},
-			},
-			rules: map[string]any{"minProperties": 1, "maxProperties": 1},
-		}, min: 1, max: 10}, doc: "Gates on the preview before the switch, and on the new version after it, beside the health of its pods."},
+		{key: "gates", shape: list{item: gateShape, min: 1, max: 20}, doc: "Gates on the preview before the switch (step 1), and on the new version after it (step 2), beside the health of its pods."},
 		{key: "preview", unsupported: "leave it out: the preview Service is called NAME-preview"},
 	},
 }
@@ -296,20 +289,11 @@ var canaryShape = object{
 			fields: []field{
 				{key: "weight", shape: number{1, 100}, required: true, doc: "Percent of the new version."},
 				{key: "hold", shape: duration{0, week}, doc: "How long to stay once the pods are healthy."},
-				{key: "gates", unsupported: "write gates beside steps: they hold for every step"},
+				{key: "gates", unsupported: "write gates beside steps, and name there the steps they hold for"},
 			},
 		}, min: 1, max: 100}, required: true, doc: "The steps, each with a greater weight than the one before."},
 
-		{key: "gates", shape: list{item: object{
-			name: "gate", doc: "What must pass before a canary advances.",
-			fields: []field{
-				{key: "metric", shape: metricShape, doc: "A judgement of what is measured."},
-				{key: "approval", unsupported: "put approve: on a stage of its own between two environments, or tidegate rollout pause"},
-				{key: "job", unsupported: "run the check in a stage after this one"},
-				{key: "webhook", unsupported: "run the check in a stage after this one"},
-			},
-			rules: map[string]any{"minProperties": 1, "maxProperties": 1},
-		}, min: 1, max: 10}, doc: "Gates of every step, beside the health of its pods."},
+		{key: "gates", shape: list{item: gateShape, min: 1, max: 20}, doc: "Gates of every step, beside the health of its pods."},
 		{key: "traffic", unsupported: "leave it out: weight is set by the number of replicas"},
 	},
 }
@@ -320,13 +304,7 @@ var metricShape = object{
 		{key: "name", shape: text{check: checkName, pattern: stageName.String()}, required: true, doc: "The gate's name, unique in the strategy."},
 		{key: "prometheus", shape: text{mode: valueText}, doc: "The address of a Prometheus server."},
 		{key: "http", shape: text{mode: valueText}, doc: "A URL that answers with JSON; queries are CEL expressions over response."},
-		{key: "token", shape: object{
-			name: "secret-key", doc: "A key of a Secret in the environment's namespace.",
-			fields: []field{
-				{key: "name", shape: text{mode: valueText, check: checkLabel}, required: true, doc: "The Secret."},
-				{key: "key", shape: text{mode: valueText}, required: true, doc: "The key in it."},
-			},
-		}, doc: "Sent to the source as a bearer token."},
+		{key: "token", shape: secretKeyShape, doc: "Sent to the source as a bearer token."},
 		{key: "query", shape: text{mode: valueText}, doc: "A number to be within min and max."},
 		{key: "min", shape: decimal{}, doc: "The least that query may give."},
 		{key: "max", shape: decimal{}, doc: "The most that query may give."},
@@ -338,6 +316,7 @@ var metricShape = object{
 		{key: "higher-is-better", shape: boolean{}, doc: "Whether a greater value is the better one."},
 		{key: "minimum", shape: number{0, 1_000_000}, doc: "How many samples (with bad and total: requests on each side) are needed to pass."},
 		{key: "interval", shape: duration{time.Second, week}, doc: "Time between looks; 10s when not set."},
+		advisory,
 	},
 	rules: map[string]any{"oneOf": []any{
 		map[string]any{"required": []string{"prometheus"}}, map[string]any{"required": []string{"http"}},

@@ -225,6 +225,8 @@ type DeploySpec struct {
 	Bake *time.Duration `json:"bake,omitempty"`
 	// Deadline bounds the progress of the rollout; 0 means the rollout package's default.
 	Deadline time.Duration `json:"deadline,omitempty"`
+	// Hooks are Jobs around the release; nil means none.
+	Hooks *HooksSpec `json:"hooks,omitempty"`
 }
 
 // StrategySpec picks a strategy; all nil means rolling.
@@ -267,7 +269,11 @@ type CanarySpec struct {
 
 // GateSpec is a gate of a canary step, or of blue-green; exactly one field is set.
 type GateSpec struct {
-	Metric *MetricSpec `json:"metric,omitempty"`
+	Metric   *MetricSpec       `json:"metric,omitempty"`
+	Job      *JobGateSpec      `json:"job,omitempty"`
+	Webhook  *WebhookGateSpec  `json:"webhook,omitempty"`
+	Approval *ApprovalGateSpec `json:"approval,omitempty"`
+	CEL      *CELGateSpec      `json:"cel,omitempty"`
 }
 
 // MetricSpec judges what is measured of the canary: Query against Min and Max,
@@ -293,6 +299,7 @@ type MetricSpec struct {
 
 	Minimum  int           `json:"minimum,omitempty"`
 	Interval time.Duration `json:"interval,omitempty"`
+	Advisory bool          `json:"advisory,omitempty"`
 }
 
 // SecretKey names a key of a Secret in the environment's namespace.

@@ -151,6 +151,7 @@ func (d *decoder) checkStrategy(path string, s *Stage) {
 	if s.Deploy == nil {
 		return
 	}
+	d.checkHooks(strings.TrimSuffix(path, ".strategy")+".hooks", s.Deploy.Hooks)
 	strategy := s.Deploy.Strategy
 	first := ""
 	for _, key := range []string{"rolling", "canary", "blue-green", "recreate"} {
@@ -163,13 +164,13 @@ func (d *decoder) checkStrategy(path string, s *Stage) {
 		}
 	}
 	if strategy.BlueGreen != nil {
-		d.checkGates(path+".blue-green.gates", strategy.BlueGreen.Gates)
+		d.checkGates(path+".blue-green.gates", strategy.BlueGreen.Gates, blueGreenSteps)
 		d.checkUncompared(path+".blue-green.gates", strategy.BlueGreen.Gates)
 	}
 	if strategy.Canary == nil {
 		return
 	}
-	d.checkGates(path+".canary.gates", strategy.Canary.Gates)
+	d.checkGates(path+".canary.gates", strategy.Canary.Gates, len(strategy.Canary.Steps))
 	for i := 1; i < len(strategy.Canary.Steps); i++ {
 		before, now := strategy.Canary.Steps[i-1].Weight, strategy.Canary.Steps[i].Weight
 		if before > 0 && now > 0 && now <= before {

@@ -2,20 +2,55 @@ package pipeline
 
 import "fmt"
 
-// checkGates checks what a gate's keys say together.
-func (d *decoder) checkGates(path string, gates []GateSpec) {
+// blueGreenSteps are before the switch and after it.
+const blueGreenSteps = 2
+
+// checkGates checks what a gate's keys say together; steps is how many the strategy has.
+func (d *decoder) checkGates(path string, gates []GateSpec, steps int) {
 	names := map[string]bool{}
-	for i, gate := range gates {
+	for i := range gates {
 		at := fmt.Sprintf("%s[%d]", path, i)
-		if gate.Metric == nil {
-			d.add(d.at(at), RuleRequired, "write metric:", "%s says nothing to judge", at)
+		name, key, held := gates[i].common()
+		if key == "" {
+			d.add(d.at(at), RuleRequired, "write metric:, job:, webhook:, approval: or cel:", "%s says nothing to judge", at)
 			continue
 		}
-		d.checkMetric(at+".metric", gate.Metric)
-		if names[gate.Metric.Name] {
-			d.add(d.at(at+".metric.name"), RuleDuplicate, "give it another name", "two gates are named %q", gate.Metric.Name)
+		for _, other := range []string{"metric", "job", "webhook", "approval", "cel"} {
+			if other != key && d.has(at+"."+other) {
+				d.add(d.keyAt(at+"."+other), RuleKind, "make it a gate of its own", "a gate is of one kind, not %s and %s", key, other)
+			}
 		}
-		names[gate.Metric.Name] = true
+		if gates[i].Metric != nil {
+			d.checkMetric(at+".metric", gates[i].Metric)
+		}
+		if name != "" && names[name] {
+			d.add(d.at(at+"."+key+".name"), RuleDuplicate, "give it another name", "two gates are named %q", name)
+		}
+		names[name] = true
+		for j, step := range held {
+			if step > steps {
+				d.add(d.at(fmt.Sprintf("%s.%s.steps[%d]", at, key, j)), RuleUnreachable, "", "there is no step %d: the strategy has %d", step, steps)
+			}
+		}
+	}
+}
+
+// checkHooks checks that no two hooks of a deploy share a name.
+func (d *decoder) checkHooks(path string, hooks *HooksSpec) {
+	if hooks == nil {
+		return
+	}
+	names := map[string]bool{}
+	for _, phase := range []struct {
+		key   string
+		hooks []HookSpec
+	}{{"before", hooks.Before}, {"after", hooks.After}, {"on-failure", hooks.OnFailure}} {
+		for i, hook := range phase.hooks {
+			if hook.Name != "" && names[hook.Name] {
+				d.add(d.at(fmt.Sprintf("%s.%s[%d].name", path, phase.key, i)), RuleDuplicate, "give it another name", "two hooks are named %q", hook.Name)
+			}
+			names[hook.Name] = true
+		}
 	}
 }
 

@@ -38,7 +38,10 @@ func (c *Controller) Retry(ctx context.Context, target Target, by string, progre
 			}
 		}
 		bake := last.Bake
-		request := Request{App: target.App, Namespace: target.Namespace, Release: release, Strategy: last.Strategy, Bake: &bake, Deadline: last.Deadline, By: by, Commit: last.Commit}
+		for i := range last.Hooks {
+			last.Hooks[i].Manifest = jobs[last.Hooks[i].key()]
+		}
+		request := Request{Hooks: last.Hooks, App: target.App, Namespace: target.Namespace, Release: release, Strategy: last.Strategy, Bake: &bake, Deadline: last.Deadline, By: by, Commit: last.Commit}
 		if err := request.check(); err != nil {
 			return err
 		}

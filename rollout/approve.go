@@ -9,15 +9,31 @@ import (
 	"github.com/tidegate-ci/tidegate/rollout/analysis"
 )
 
-// mayDecide tells whether a person, or one in a role that the command was
-// given in, is asked by the gate.
+// mayDecide tells whether the one who gave the command, or a group of theirs, is
+// asked by the gate.
 func (g *ApprovalGate) mayDecide(command Command) bool {
 	if len(g.From) == 0 {
 		return true
 	}
 	return slices.ContainsFunc(g.From, func(entry string) bool {
-		return entry != "" && (entry == command.By || slices.Contains(command.Roles, entry))
+		return entry != "" && (entry == command.By || slices.Contains(command.Groups, entry))
 	})
+}
+
+// groupsOf lists the groups of a person that approvals of the rollout name.
+func (r *Rollout) groupsOf(user string, member func(user, group string) bool) []string {
+	var groups []string
+	for _, g := range r.Strategy.Checks {
+		if g.Approval == nil || user == "" {
+			continue
+		}
+		for _, entry := range g.Approval.From {
+			if !slices.Contains(groups, entry) && member(user, entry) {
+				groups = append(groups, entry)
+			}
+		}
+	}
+	return groups
 }
 
 // approvalFor finds the gate that an approve or reject command is for, among

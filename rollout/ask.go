@@ -41,6 +41,11 @@ func (c *Controller) Reject(ctx context.Context, target Target, by, gate, commen
 	return c.ask(ctx, target, Command{Kind: CommandReject, By: by, Gate: gate, Comment: comment}, progress)
 }
 
+// Override begins a release that a freeze window holds.
+func (c *Controller) Override(ctx context.Context, target Target, by, reason string, progress func(Progress)) (Reply, error) {
+	return c.ask(ctx, target, Command{Kind: CommandOverride, By: by, Comment: reason}, progress)
+}
+
 // ask gives a command to whoever drives the rollout and returns the answer.
 // When nobody does, this process becomes the owner, carries the command out and
 // drives the rollout to its end (a pause: until it is recorded). A command that
@@ -54,7 +59,7 @@ func (c *Controller) ask(ctx context.Context, target Target, command Command, pr
 	if err != nil {
 		return Reply{}, err
 	}
-	command.ID, command.At, command.Roles = newID(), c.clock(), c.roles(command.By)
+	command.ID, command.At = newID(), c.clock()
 	if record.Current != nil {
 		command.Revision = record.Current.Revision
 	}

@@ -35,6 +35,10 @@ func (d *driver) begin(ctx context.Context, request Request, note string) error 
 		return err
 	}
 	r.takeOver(request.Release, findings)
+	if request.Freeze != nil {
+		record.Freeze = request.Freeze
+	}
+	r.Freeze = record.Freeze
 	if record.Verified == 0 {
 		if err := d.adopt(ctx, request, findings); err != nil {
 			return err
@@ -52,7 +56,7 @@ func (d *driver) begin(ctx context.Context, request Request, note string) error 
 	if err := d.previewsAreFree(ctx, r.Services); err != nil {
 		return errors.Join(err, d.recordRejected(ctx, r, err))
 	}
-	d.release, d.jobs = request.Release, r.Strategy.jobManifests()
+	d.release, d.jobs = request.Release, request.jobs()
 	return d.enter(ctx, r)
 }
 
@@ -75,7 +79,7 @@ func (r Request) rollout(now time.Time) *Rollout {
 	return &Rollout{
 		Digest: r.Release.Digest, Strategy: r.Strategy, Bake: *r.Bake, Deadline: r.Deadline,
 		By: r.By, Commit: r.Commit, RunID: r.RunID, Images: manifest.Images(r.Release.Objects),
-		State: Pending, Started: now, StateSince: now,
+		State: Pending, Started: now, StateSince: now, Override: r.Override, Hooks: r.Hooks,
 	}
 }
 

@@ -66,7 +66,7 @@ type WebhookGate struct {
 
 // ApprovalGate waits for a person.
 type ApprovalGate struct {
-	// From lists people and roles; empty means anyone.
+	// From lists people and groups; empty means anyone.
 	From    []string `json:"from,omitempty"`
 	Message string   `json:"message,omitempty"`
 }

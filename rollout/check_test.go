@@ -114,7 +114,7 @@ func TestApprovals(t *testing.T) {
 		outcome  analysis.Outcome // of the first gate
 	}{
 		"anyone":             {[]CheckGate{gate("a")}, Command{Kind: CommandApprove, By: "eve"}, true, "approved", analysis.Pass},
-		"by role":            {[]CheckGate{gate("a", "ops")}, Command{Kind: CommandApprove, By: "eve", Roles: []string{"ops"}}, true, "approved", analysis.Pass},
+		"by group":           {[]CheckGate{gate("a", "ops")}, Command{Kind: CommandApprove, By: "eve", Groups: []string{"ops"}}, true, "approved", analysis.Pass},
 		"not asked":          {[]CheckGate{gate("a", "ops")}, Command{Kind: CommandApprove, By: "eve"}, false, "eve may not decide on a: it is asked of ops", ""},
 		"nobody":             {[]CheckGate{gate("a", "ops")}, Command{Kind: CommandApprove}, false, "unknown may not", ""},
 		"which":              {[]CheckGate{gate("a"), gate("b")}, Command{Kind: CommandApprove, By: "eve"}, false, "--gate: a, b", ""},

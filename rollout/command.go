@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,6 +23,7 @@ const (
 	CommandForget    CommandKind = "forget"
 	CommandApprove   CommandKind = "approve"
 	CommandReject    CommandKind = "reject"
+	CommandOverride  CommandKind = "override" // of freeze windows
 )
 
 // Command waits in the record for the owner of the rollout.
@@ -37,8 +39,9 @@ type Command struct {
 	// Gate is the approval that is meant, if it is named; Comment what was said with it.
 	Gate    string `json:"gate,omitempty"`
 	Comment string `json:"comment,omitempty"`
-	// Roles are those of By, as the server that knows them says.
-	Roles []string `json:"roles,omitempty"`
+	// Groups are those of By that an approval names, as the owner knows them when
+	// it answers: what the record says of them is not believed.
+	Groups []string `json:"-"`
 }
 
 // Reply answers a command.
@@ -144,6 +147,22 @@ var answers = map[CommandKind]map[State]answer{
 		RolledBack:  yes("it was rolled back already"),
 		Failed:      yes("it has ended already"),
 		Superseded:  yes("it has ended already"),
+	},
+	CommandOverride: {
+		Pending:     yes("freeze windows do not hold it any more"),
+		Applying:    yes("it has begun already"),
+		Canary:      yes("it has begun already"),
+		Preview:     yes("it has begun already"),
+		Switched:    yes("it has begun already"),
+		Promoting:   yes("it has begun already"),
+		Rolling:     yes("it has begun already"),
+		Finishing:   yes("it has begun already"),
+		RollingBack: no("it is being rolled back"),
+		Withdrawing: no("a newer release takes its place"),
+		Verified:    no("no rollout is in progress"),
+		RolledBack:  no("no rollout is in progress"),
+		Failed:      no("no rollout is in progress"),
+		Superseded:  no("no rollout is in progress"),
 	},
 	CommandApprove: {
 		Pending:     no("no step serves yet, so that no gate is asked"),
@@ -309,6 +328,10 @@ func (r *Record) obey(now time.Time) error {
 		if gate, _ := c.approvalFor(command); gate != nil {
 			c.put(c.decision(gate, command, now))
 		}
+	case CommandOverride:
+		if c.State == Pending && c.Override == "" {
+			c.Override = overriding(command.By, command.Comment)
+		}
 	case CommandPause:
 		if !c.Paused {
 			c.Paused, c.PausedBy, c.PausedAt = true, command.By, now
@@ -325,6 +348,11 @@ func (r *Record) obey(now time.Time) error {
 		}
 	}
 	return nil
+}
+
+// overriding tells who overrides a freeze, and why, in one line.
+func overriding(by, why string) string {
+	return clipText(orUnknown(by) + ": " + cmp.Or(why, "no reason given"))
 }
 
 // resumePaused ends a pause; the time it took counts for no deadline.

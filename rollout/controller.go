@@ -33,8 +33,8 @@ type Options struct {
 	// PrivateWebhooks lets webhook gates reach private networks and this machine;
 	// otherwise the public internet only.
 	PrivateWebhooks bool
-	// Roles tells the roles of a person, for approvals; nil means none.
-	Roles func(by string) []string
+	// Member tells whether a person belongs to a group that an approval names; nil: never.
+	Member func(user, group string) bool
 }
 
 // Controller rolls out releases in one cluster. It is safe for concurrent use.
@@ -43,7 +43,7 @@ type Controller struct {
 	clock   func() time.Time
 	notify  func(Record)
 	reach   func(netip.Addr) bool
-	roles   func(by string) []string
+	member  func(user, group string) bool
 }
 
 // New makes a controller. It makes no request.
@@ -65,12 +65,12 @@ func New(cluster Cluster, options Options) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Controller{clients: clients, clock: options.Clock, notify: options.Notify, reach: netguard.Public, roles: options.Roles}
+	c := &Controller{clients: clients, clock: options.Clock, notify: options.Notify, reach: netguard.Public, member: options.Member}
 	if options.PrivateWebhooks {
 		c.reach = netguard.Inside
 	}
-	if c.roles == nil {
-		c.roles = func(string) []string { return nil }
+	if c.member == nil {
+		c.member = func(string, string) bool { return false }
 	}
 	return c, nil
 }
@@ -353,7 +353,7 @@ func (s *store) awaitLease(ctx context.Context, object *coordinationv1.Lease, mo
 
 // owned writes down that this process owns the application from now on.
 func (c *Controller) owned(ctx context.Context, s *store, before, taken *coordinationv1.Lease, identity string, progress func(Progress)) (*driver, error) {
-	d := &driver{store: s, lease: s.holdLease(taken, identity, c.clock), clock: c.clock, progress: progress, notify: c.notify, reach: c.reach}
+	d := &driver{store: s, lease: s.holdLease(taken, identity, c.clock), clock: c.clock, progress: progress, notify: c.notify, reach: c.reach, member: c.member}
 	var err error
 	if d.record, d.version, err = s.load(ctx); err == nil && d.version != "" {
 		if d.record.Live() && before != nil && before.Spec.RenewTime != nil {
@@ -383,6 +383,9 @@ func (d *driver) close() {
 	}
 	if d.prober != nil {
 		d.prober.stop()
+	}
+	if d.hook != nil {
+		d.hook.stop()
 	}
 	if d.watch != nil {
 		d.watch.stop()

@@ -27,6 +27,7 @@ const (
 	DeletePods    ActionKind = "delete_pods"   // that a StatefulSet's controller waits for in vain
 	PointService  ActionKind = "point_service" // send a live Service's traffic to other pods
 	Admit         ActionKind = "admit"         // let canary pods that survived the bake into the Service
+	BeginHook     ActionKind = "begin_hook"    // a Job around the release
 	Prune         ActionKind = "prune"         // objects that no revision in use needs
 )
 
@@ -52,6 +53,7 @@ type Action struct {
 	Points Pointing
 	Hash   string
 	Base   bool
+	Hook   string
 	// Move is recorded when the action has succeeded; alone with Advance.
 	Move *Move
 	// Ready, Restored and Peak are what Mark (or a successful ApplyBase) records.
@@ -62,12 +64,19 @@ type Action struct {
 // Decide tells what to do next. It is pure: the same record, observation and
 // time always give the same action.
 func Decide(record *Record, obs Observation, now time.Time) Action {
+	return withHooks(record.Current, decide(record, obs, now), now)
+}
+
+func decide(record *Record, obs Observation, now time.Time) Action {
 	if record.Command != nil {
 		return Action{Kind: Obey, Why: fmt.Sprintf("%s asked for by %s", record.Command.Kind, orUnknown(record.Command.By))}
 	}
 	r := record.Current
 	switch r.State {
 	case Pending:
+		if a, held := r.held(now); held {
+			return a
+		}
 		return Action{Kind: Advance, Why: "the release is accepted", Move: &Move{To: Applying}}
 	case Applying:
 		return decideApplying(record, r, obs)
@@ -299,7 +308,7 @@ func decideRolling(r *Rollout, obs Observation, now time.Time) Action {
 	if passed != nil {
 		return Action{Kind: Advance, Why: "all pods of the new release are good", Move: &Move{To: Finishing, Proof: passed}}
 	}
-	deadline := latest(r.StateSince, r.LastProgress).Add(r.Deadline + r.Bake)
+	deadline := latest(r.StateSince, r.LastProgress).Add(r.Deadline + r.Bake + r.hookTime(AfterHook))
 	if !now.Before(deadline) {
 		return late(r, now, waiting)
 	}
@@ -390,7 +399,7 @@ func decideRollingBack(record *Record, r *Rollout, obs Observation, now time.Tim
 			recheck = sooner(recheck, w.Health.Recheck)
 		}
 	}
-	deadline := r.StateSince.Add(r.Deadline)
+	deadline := r.StateSince.Add(r.Deadline + r.hookTime(FailureHook))
 	if ready || !now.Before(deadline) {
 		if a, ok := giveBack(obs); ok {
 			return a

@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/tidegate-ci/tidegate/rollout/analysis"
 	"github.com/tidegate-ci/tidegate/rollout/health"
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
@@ -46,9 +47,12 @@ type driver struct {
 	// prober asks jobs and webhooks, likewise; jobs are the manifests of the former.
 	prober *prober
 	jobs   map[string]*unstructured.Unstructured
+	hook   *hookRunner // of the hook that runs; else nil
 	// reach tells which addresses webhooks may have.
 	reach func(netip.Addr) bool
-	told  string
+	// member tells whether a person belongs to a group.
+	member func(user, group string) bool
+	told   string
 }
 
 // target is the release whose workloads are looked at.
@@ -76,7 +80,8 @@ func (d *driver) run(ctx context.Context, done func(*Record) bool) error {
 		}
 		d.sample(ctx, obs)
 		seen := d.collect()
-		if d.probe(ctx, obs) || seen {
+		seen = d.probe(ctx, obs) || seen
+		if d.tendHooks(ctx) || seen {
 			if err := d.save(ctx); err != nil {
 				return err
 			}
@@ -214,6 +219,7 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 	switch a.Kind {
 	case Obey:
 		state := r.State
+		d.record.Command.Groups = r.groupsOf(d.record.Command.By, d.member)
 		if err := d.record.obey(d.clock()); err != nil {
 			return err
 		}
@@ -225,6 +231,8 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 		if a.Peak > r.Peak {
 			r.Peak, r.LastProgress = a.Peak, d.clock()
 		}
+	case BeginHook:
+		r.HookRuns = append(r.HookRuns, HookRun{Hook: a.Hook, Outcome: analysis.Inconclusive, Why: "begins", At: d.clock()})
 	case ApplyNeeded:
 		if err := d.applySet(ctx, d.release, r.Revision, settings{}, d.neededFirst); err != nil {
 			return err
@@ -318,9 +326,9 @@ func (d *driver) recorded(ctx context.Context, before State) error {
 	if now := d.record.Current.State; now != before && (now.Final() || now == RollingBack) {
 		d.notify(*d.record)
 	}
-	if r := d.record.Current; r.State.Final() && len(r.Strategy.jobManifests()) > 0 {
+	if r := d.record.Current; r.State.Final() && r.runsJobs() {
 		if err := d.endTasks(ctx, r.Revision); err != nil {
-			d.log.Warn("the Jobs of the gates stay until they expire", zap.String("app", d.app), zap.Error(err))
+			d.log.Warn("the Jobs of gates and hooks stay until they expire", zap.String("app", d.app), zap.Error(err))
 		}
 	}
 	if d.record.Current.State.Final() {

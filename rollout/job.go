@@ -20,7 +20,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 
-	"github.com/tidegate-ci/tidegate/internal/lazyregexp"
 	"github.com/tidegate-ci/tidegate/rollout/analysis"
 	"github.com/tidegate-ci/tidegate/rollout/health"
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
@@ -77,12 +76,10 @@ type task struct {
 	env      map[string]string
 }
 
-var notInNames = lazyregexp.New(`[^a-z0-9]+`)
-
 // jobName is the same for whoever continues the rollout.
 func jobName(app string, revision int, t task) string {
 	sum := sha256.Sum256([]byte(strings.Join([]string{app, strconv.Itoa(revision), t.key, t.purpose}, "\x00")))
-	short := strings.Trim(notInNames().ReplaceAllString(strings.ToLower(t.key), "-"), "-")
+	short := strings.Join(strings.FieldsFunc(strings.ToLower(t.key), func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') }), "-")
 	return fmt.Sprintf("%s-%s-%s", app[:min(len(app), 30)], strings.TrimRight(short[:min(len(short), 16)], "-"), hex.EncodeToString(sum[:])[:8])
 }
 

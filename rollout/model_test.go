@@ -104,6 +104,14 @@ func (m *model) begin() {
 			{Name: "both", CEL: &CELGate{Pass: `webhooks.hook.outcome == "pass"`, Fail: `webhooks.hook.outcome == "fail"`}},
 		}
 	}
+	for _, phase := range []HookPhase{BeforeHook, AfterHook, FailureHook} {
+		if rapid.IntRange(0, 3).Draw(m.t, "hook") == 0 {
+			r.Hooks = append(r.Hooks, Hook{Name: string(phase), Phase: phase})
+		}
+	}
+	if rapid.IntRange(0, 9).Draw(m.t, "frozen") == 0 {
+		r.Freeze = []Window{{From: m.now.Add(-time.Hour), Until: m.now.Add(time.Hour)}}
+	}
 	m.lastOK = m.record.Verified
 	m.record.Current = r
 	m.stuck = 0
@@ -217,6 +225,8 @@ func (m *model) step() Action {
 		if a.Peak > c.Peak {
 			c.Peak, c.LastProgress = a.Peak, m.now
 		}
+	case BeginHook:
+		c.HookRuns = append(c.HookRuns, HookRun{Hook: a.Hook, Outcome: analysis.Inconclusive, At: m.now})
 	case ApplyRelease, ApplyWorkload:
 		if !c.StableTouched && c.State != RollingBack {
 			m.t.Fatal("the stable workload is written before that is recorded")
@@ -318,6 +328,7 @@ func (m *model) step() Action {
 		}
 	}
 	now := m.record.Current
+	m.checkHooks(state, now)
 	if state.measured() && a.Move != nil && a.Move.Proof != nil && a.Move.Proof.gate.Kind == "health" {
 		for _, g := range c.Strategy.Metrics {
 			if !m.passed[fmt.Sprint(c.Revision, "/", step, "/", g.Name)] {
@@ -354,9 +365,38 @@ func (m *model) step() Action {
 	return a
 }
 
+// checkHooks checks what must hold of hooks and freezes after a step.
+func (m *model) checkHooks(before State, r *Rollout) {
+	outcome := func(phase HookPhase) analysis.Outcome {
+		if run := r.hookRun(string(phase)); run != nil {
+			return run.Outcome
+		}
+		return ""
+	}
+	has := func(phase HookPhase) bool { return len(r.hooksOf(phase)) > 0 }
+	switch {
+	case before == Pending && r.State == Applying:
+		if has(BeforeHook) && outcome(BeforeHook) != analysis.Pass {
+			m.t.Fatal("written to before the hook had passed")
+		}
+		if _, _, frozen := Frozen(r.Freeze, m.now); frozen && r.Override == "" && !has(BeforeHook) {
+			m.t.Fatal("begun within a freeze")
+		}
+	case before == Rolling && r.State == Finishing && has(AfterHook) && outcome(AfterHook) != analysis.Pass:
+		m.t.Fatal("kept, and the hook after it had not passed")
+	case before == RollingBack && r.State.Final() && r.Ending == EndedByFailure && has(FailureHook) && outcome(FailureHook) == "":
+		m.t.Fatal("ended by a failure without the hook for that")
+	}
+}
+
 // measure lets every metric gate of a step that serves take a look.
 func (m *model) measure() {
 	r := m.record.Current
+	for i := range r.HookRuns {
+		if run := &r.HookRuns[i]; run.Outcome == analysis.Inconclusive {
+			run.Outcome = rapid.SampledFrom([]analysis.Outcome{analysis.Pass, analysis.Pass, analysis.Inconclusive, analysis.Fail}).Draw(m.t, "hook ends")
+		}
+	}
 	if !r.State.measured() || r.StepReadyAt.IsZero() {
 		return
 	}
@@ -428,7 +468,7 @@ func keepsItsPromises(t *testing.T, only StrategyKind, kind string) {
 				if m.record.Command == nil {
 					m.sent++
 					m.record.Command = &Command{ID: fmt.Sprint(m.sent), By: rapid.SampledFrom([]string{"someone", "boss"}).Draw(t, "who"), Revision: m.record.Current.Revision, Full: rapid.Bool().Draw(t, "full"),
-						Kind: rapid.SampledFrom([]CommandKind{CommandPromote, CommandPause, CommandResume, CommandAbort, CommandSupersede, CommandApprove, CommandApprove, CommandReject}).Draw(t, "command")}
+						Kind: rapid.SampledFrom([]CommandKind{CommandPromote, CommandPause, CommandResume, CommandAbort, CommandSupersede, CommandApprove, CommandApprove, CommandReject, CommandOverride}).Draw(t, "command")}
 				}
 			case 3:
 				m.now = m.now.Add(time.Duration(rapid.IntRange(0, 30).Draw(t, "seconds")) * time.Second)
@@ -484,6 +524,7 @@ func TestFlapNeverExtendsADeadline(t *testing.T) {
 		m.begin()
 		r := m.record.Current
 		r.Bake = 10 * time.Second
+		r.Hooks, r.Freeze, r.Strategy.Checks = nil, nil, nil // which wait longer, and not for pods
 		start := m.now
 		for r.State != RollingBack && r.State != RolledBack {
 			m.health["canary"] = rapid.SampledFrom([]health.Status{health.Ready, health.Progressing, health.Degraded}).Draw(t, "canary")

@@ -24,6 +24,8 @@ type Plan struct {
 	Note     string   `json:"note,omitempty"`
 	// Supersedes is the revision under way that would have to make way; 0 for none.
 	Supersedes int `json:"supersedes,omitempty"`
+	// Held says why, and until when, a freeze window would hold it.
+	Held string `json:"held,omitempty"`
 	// Unchanged is true when this very release serves and is verified: nothing would be done.
 	Unchanged bool          `json:"unchanged,omitempty"`
 	Steps     []PlannedStep `json:"steps,omitempty"`
@@ -106,6 +108,9 @@ func (c *Controller) Plan(ctx context.Context, request Request) (*Plan, error) {
 	now := c.clock()
 	r := request.rollout(now)
 	r.takeOver(request.Release, findings)
+	if r.Freeze = request.Freeze; r.Freeze == nil {
+		r.Freeze = record.Freeze
+	}
 	// A rollout under way would have ended by then.
 	record.Current = nil
 	if record.Verified == 0 {
@@ -128,6 +133,9 @@ func (c *Controller) Plan(ctx context.Context, request Request) (*Plan, error) {
 	r.Revision = record.Revisions + 1
 	record.Revisions, record.Current = r.Revision, r
 	p.Revision, p.Base, p.Strategy, p.Note = r.Revision, r.Base, r.Strategy, r.Note
+	if a, held := r.held(now); held {
+		p.Held = a.Why
+	}
 	scaled, err := s.scaledWorkloads(ctx, request.Release)
 	if err != nil {
 		return nil, err
@@ -342,6 +350,13 @@ func (w *writes) of(ctx context.Context, a Action) ([]PlannedWrite, error) {
 			made = append(made, write)
 		}
 		return made, nil
+	case BeginHook:
+		for i := range r.Hooks {
+			if h := &r.Hooks[i]; h.Name == a.Hook {
+				return []PlannedWrite{{Verb: WriteCreate, Ref: manifest.Ref{APIVersion: "batch/v1", Kind: "Job", Namespace: w.namespace,
+					Name: jobName(w.app, r.Revision, task{key: h.key(), purpose: "hook"})}, Note: "runs, and is deleted at the end"}}, nil
+			}
+		}
 	case Admit:
 		return []PlannedWrite{{Verb: WriteAdmit, Ref: manifest.Ref{APIVersion: "v1", Kind: "Pod", Namespace: w.namespace, Name: a.Track.Name(a.Ref.Name) + "-*"}, Note: a.Why}}, nil
 	case RemoveCanary:

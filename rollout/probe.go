@@ -196,15 +196,21 @@ func compactFacts(facts json.RawMessage) json.RawMessage {
 	return encoded
 }
 
-// jobManifests are the Jobs that a request brings, by the names of their gates.
-func (s Strategy) jobManifests() map[string]*unstructured.Unstructured {
-	jobs := map[string]*unstructured.Unstructured{}
-	for _, g := range s.Checks {
+// jobs are the Jobs that a request brings: those of gates by their names, those
+// of hooks by their keys.
+func (r Request) jobs() map[string]*unstructured.Unstructured {
+	jobs := hookJobs(r.Hooks)
+	for _, g := range r.Strategy.Checks {
 		if g.Job != nil {
 			jobs[g.Name] = g.Job.Manifest
 		}
 	}
 	return jobs
+}
+
+// runsJobs tells whether the rollout may have made Jobs.
+func (r *Rollout) runsJobs() bool {
+	return len(r.HookRuns) > 0 || slices.ContainsFunc(r.Strategy.Checks, func(g CheckGate) bool { return g.Job != nil })
 }
 
 // annotationTask names, on a Job that is kept with a revision, what it is for.

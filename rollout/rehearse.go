@@ -104,6 +104,8 @@ func (h *rehearsal) do(a Action) error {
 		if a.Peak > r.Peak {
 			r.Peak, r.LastProgress = a.Peak, h.now
 		}
+	case BeginHook:
+		r.HookRuns = append(r.HookRuns, HookRun{Hook: a.Hook, Outcome: analysis.Pass, Why: "rehearsed", At: h.now})
 	case ApplyRelease, ApplyWorkload:
 		for i := range h.obs.Workloads {
 			if w := &h.obs.Workloads[i]; a.Kind == ApplyRelease || w.Ref.Same(a.Ref) {

@@ -96,6 +96,12 @@ type Request struct {
 	Deadline time.Duration
 	// Force takes over fields that others changed since Tidegate's last apply.
 	Force bool
+	// Freeze are the windows of the environment in which no release is begun; nil
+	// means those that the last request had. Override begins it all the same, and says why.
+	Freeze   []Window
+	Override string
+	// Hooks are Jobs that run around the release.
+	Hooks []Hook
 	// By, Commit and RunID say who asked, for which commit, in which run. The
 	// same Release with the same RunID continues a rollout that a dead process left.
 	By, Commit, RunID string
@@ -134,7 +140,13 @@ func (r *Request) check() error {
 	if err := checkChecks(&r.Strategy); err != nil {
 		return err
 	}
-	for _, job := range r.Strategy.jobManifests() {
+	if err := checkWindows(r.Freeze); err != nil {
+		return err
+	}
+	if err := checkHooks(r.Hooks); err != nil {
+		return err
+	}
+	for _, job := range r.jobs() {
 		if err := checkSelected(job, r.Release); err != nil {
 			return fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
@@ -261,6 +273,13 @@ type Rollout struct {
 	Said []Said `json:"said,omitempty"`
 	// Analyses are what metric gates have seen, by step.
 	Analyses []Analysis `json:"analyses,omitempty"`
+	// Freeze are the windows that may hold it before it begins, Override who said
+	// that they do not, and why.
+	Freeze   []Window `json:"freeze,omitempty"`
+	Override string   `json:"override,omitempty"`
+	// Hooks are Jobs around the release, HookRuns how they went.
+	Hooks    []Hook    `json:"hooks,omitempty"`
+	HookRuns []HookRun `json:"hookRuns,omitempty"`
 	// Checks are what the other gates have answered, by step.
 	Checks []Check `json:"checks,omitempty"`
 }
@@ -331,6 +350,8 @@ type Record struct {
 	// Current is the live rollout or the last one; History holds finished ones, newest first.
 	Current *Rollout  `json:"current,omitempty"`
 	History []Rollout `json:"history,omitempty"`
+	// Freeze are the environment's windows, as the last request that knew them had them.
+	Freeze []Window `json:"freeze,omitempty"`
 	// Inventory lists objects that were applied and not pruned.
 	Inventory []manifest.Ref `json:"inventory,omitempty"`
 	// Command waits for the owner; Reply answers the last one.

@@ -122,7 +122,11 @@ func (r *Rollout) move(m Move, now time.Time) error {
 // shift moves all times that something is measured from, by the time for which
 // nobody watched or the clock stepped; none beyond now.
 func (r *Rollout) shift(by time.Duration, now time.Time) {
-	for _, t := range []*time.Time{&r.StateSince, &r.StepReadyAt, &r.LastProgress, &r.PausedAt} {
+	times := []*time.Time{&r.StateSince, &r.StepReadyAt, &r.LastProgress, &r.PausedAt}
+	for i := range r.HookRuns {
+		times = append(times, &r.HookRuns[i].At)
+	}
+	for _, t := range times {
 		if t.IsZero() {
 			continue
 		}
@@ -177,6 +181,9 @@ func (r *Record) finish() {
 		}
 		for j := range r.History[i].Checks {
 			r.History[i].Checks[j].Log, r.History[i].Checks[j].Facts = nil, nil
+		}
+		for j := range r.History[i].HookRuns {
+			r.History[i].HookRuns[j].Log = nil
 		}
 	}
 	for len(r.History) > MaxHistory {

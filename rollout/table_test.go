@@ -34,7 +34,7 @@ func TestEveryCommandInEveryState(t *testing.T) {
 			RollingBack: Withdrawing},
 	}
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	for _, kind := range []CommandKind{CommandPromote, CommandPause, CommandResume, CommandAbort, CommandSupersede, CommandRetry, CommandRestart, CommandForget, CommandApprove, CommandReject} {
+	for _, kind := range []CommandKind{CommandPromote, CommandPause, CommandResume, CommandAbort, CommandSupersede, CommandRetry, CommandRestart, CommandForget, CommandApprove, CommandReject, CommandOverride} {
 		for _, state := range states {
 			t.Run(string(kind)+" in "+string(state), func(t *testing.T) {
 				require.Contains(t, answers[kind], state)

@@ -55,7 +55,7 @@ func (f *clusterFlags) controller() (*rollout.Controller, string, error) {
 			return nil, "", usageErrorf("reading the kubeconfig: %w", err)
 		}
 	}
-	controller, err := rollout.New(rollout.Cluster{Config: config}, rollout.Options{Patience: cliPatience})
+	controller, err := rollout.New(rollout.Cluster{Config: config}, rollout.Options{Patience: cliPatience, PrivateWebhooks: true})
 	return controller, namespace, err
 }
 
@@ -73,7 +73,7 @@ func (f *clusterFlags) complete(cmd *cobra.Command, args []string, _ string) ([]
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
 	defer cancel()
 	records, err := controller.List(ctx, namespace)
 	if err != nil {
@@ -101,7 +101,8 @@ kubeconfig alone, whether or not a Tidegate server runs.`,
 	f.register(command)
 	command.AddCommand(newRolloutStartCommand(f), newRolloutStatusCommand(f), newRolloutHistoryCommand(f), newRolloutPromoteCommand(f),
 		newRolloutPauseCommand(f), newRolloutResumeCommand(f), newRolloutAbortCommand(f), newRolloutRollbackCommand(f),
-		newRolloutPlanCommand(f), newRolloutRetryCommand(f), newRolloutRestartCommand(f), newRolloutDiffCommand(f), newRolloutForgetCommand(f))
+		newRolloutPlanCommand(f), newRolloutApproveCommand(f), newRolloutRejectCommand(f), newRolloutOverrideCommand(f),
+		newRolloutRetryCommand(f), newRolloutRestartCommand(f), newRolloutDiffCommand(f), newRolloutForgetCommand(f))
 	return command
 }
 

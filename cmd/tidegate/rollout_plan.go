@@ -68,6 +68,9 @@ func printPlan(w io.Writer, p *rollout.Plan) {
 	if p.Supersedes != 0 {
 		fmt.Fprintf(w, "revision %d is under way and would make way first\n", p.Supersedes)
 	}
+	if p.Held != "" {
+		fmt.Fprintln(w, termtext.Clean(p.Held))
+	}
 	if p.Note != "" {
 		fmt.Fprintln(w, "note: "+termtext.Clean(p.Note))
 	}

@@ -64,6 +64,7 @@ type releaseFlags struct {
 	bake, deadline time.Duration
 	force          bool
 	commit         string
+	override       string
 }
 
 func (r *releaseFlags) register(command *cobra.Command) {
@@ -75,6 +76,7 @@ func (r *releaseFlags) register(command *cobra.Command) {
 	flags.DurationVar(&r.deadline, "deadline", rollout.DefaultDeadline, "longest time without progress")
 	flags.BoolVar(&r.force, "force", false, "overwrite what others changed in objects that Tidegate applied")
 	flags.StringVar(&r.commit, "commit", "", "the commit that the manifests are from, for the record")
+	flags.StringVar(&r.override, "override", "", "why it is begun within a freeze window of its environment, for the record")
 	cobra.CheckErr(command.MarkFlagRequired("file"))
 }
 
@@ -92,6 +94,10 @@ func (r *releaseFlags) request(ctx context.Context, target rollout.Target, by st
 	if err != nil {
 		return rollout.Request{}, usageErrorf("%w", err)
 	}
-	return rollout.Request{App: target.App, Namespace: target.Namespace, Release: release, Strategy: strategy,
+	override := ""
+	if r.override != "" {
+		override = by + ": " + r.override
+	}
+	return rollout.Request{Override: override, App: target.App, Namespace: target.Namespace, Release: release, Strategy: strategy,
 		Bake: &r.bake, Deadline: r.deadline, Force: r.force, By: by, Commit: r.commit}, nil
 }

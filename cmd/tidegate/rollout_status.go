@@ -123,7 +123,14 @@ func printProgress(cmd *cobra.Command) func(rollout.Progress) {
 }
 
 func printFailure(w io.Writer, failure *rollout.Failure) {
-	if failure == nil || failure.Container == nil || len(failure.Log) == 0 {
+	if failure == nil || len(failure.Log) == 0 {
+		return
+	}
+	if failure.Container == nil {
+		fmt.Fprintln(w, "last lines of the Job that failed:")
+		for _, line := range failure.Log {
+			fmt.Fprintln(w, "  "+printable(line))
+		}
 		return
 	}
 	fmt.Fprintf(w, "last lines of container %s in pod %s (exit code %d):\n", failure.Container.Name, failure.Container.Pod, failure.Container.ExitCode)
@@ -180,6 +187,7 @@ func printRecord(w io.Writer, record *rollout.Record, owner string) {
 	row("strategy", strategyText(c))
 	row("images", strings.Join(c.Images, ", "))
 	row("note", c.Note)
+	row("freeze overridden", c.Override)
 	row("started", c.Started.Format(time.RFC3339))
 	if !c.Finished.IsZero() {
 		row("took", c.Finished.Sub(c.Started).Round(100*time.Millisecond).String())
@@ -195,6 +203,8 @@ func printRecord(w io.Writer, record *rollout.Record, owner string) {
 	}
 	_ = table.Flush()
 	printAnalyses(w, c.Analyses)
+	printChecks(w, c.Checks)
+	printHooks(w, c.HookRuns)
 	printFailure(w, c.Failure)
 }
 
@@ -210,7 +220,11 @@ func gateText(kind rollout.StrategyKind, gate rollout.Gate) string {
 	case gate.Step > 0:
 		what = fmt.Sprintf("step %d", gate.Step)
 	}
-	return fmt.Sprintf("%s, %s: passed at %s: %s", what, gate.Kind, gate.At.Format(time.TimeOnly), gate.Evidence)
+	how := "passed"
+	if !gate.Passed {
+		how = "did not pass, and is advisory,"
+	}
+	return fmt.Sprintf("%s, %s: %s at %s: %s", what, gate.Kind, how, gate.At.Format(time.TimeOnly), gate.Evidence)
 }
 
 func saidText(said rollout.Said) string {

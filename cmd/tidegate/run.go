@@ -146,7 +146,8 @@ func localSettings(flags runFlags) (settings.Settings, error) {
 }
 
 // addEnvironments gives every environment that the plan deploys to and the
-// settings do not know the cluster of the flags.
+// settings do not know the cluster of the flags. Who runs a pipeline on their own
+// machine may reach its network.
 func addEnvironments(config *settings.Settings, plan *pipeline.Plan, flags runFlags) {
 	if config.Environments == nil {
 		config.Environments = map[string]settings.Environment{}
@@ -156,7 +157,7 @@ func addEnvironments(config *settings.Settings, plan *pipeline.Plan, flags runFl
 			continue
 		}
 		if _, known := config.Environments[stage.Deploy.Environment]; !known {
-			config.Environments[stage.Deploy.Environment] = settings.Environment{Kubeconfig: flags.kubeconfig, Context: flags.context, Namespace: flags.namespace}
+			config.Environments[stage.Deploy.Environment] = settings.Environment{Kubeconfig: flags.kubeconfig, Context: flags.context, Namespace: flags.namespace, PrivateWebhooks: true}
 		}
 	}
 }

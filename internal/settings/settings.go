@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/tidegate-ci/tidegate/rollout"
 )
 
 // MaxFileBytes bounds a settings file and each secret file.
@@ -84,6 +86,61 @@ type Environment struct {
 	// repository of this server, any trusted branch.
 	Repositories []string `yaml:"repositories,omitempty"`
 	Branches     []string `yaml:"branches,omitempty"`
+	// PrivateWebhooks lets webhook gates of rollouts reach private networks and
+	// this machine, where services inside the cluster are; otherwise only the
+	// public internet: pipelines say the address.
+	PrivateWebhooks bool `yaml:"private-webhooks,omitempty"`
+	// Freeze are windows in which no release is begun here: it is held until they
+	// end, or someone overrides them with a reason. Rollbacks are never held.
+	Freeze []Freeze `yaml:"freeze,omitempty"`
+}
+
+// Freeze is one window: Cron and Duration, or From and Until.
+type Freeze struct {
+	// Cron says when it begins: minute, hour, day of month, month, day of week.
+	Cron     string        `yaml:"cron,omitempty"`
+	Duration time.Duration `yaml:"duration,omitempty"`
+	// From and Until are "2026-12-20T00:00" or "2026-12-20", in the zone.
+	From  string `yaml:"from,omitempty"`
+	Until string `yaml:"until,omitempty"`
+	// Zone is an IANA name such as Europe/Berlin; UTC when empty.
+	Zone   string `yaml:"zone,omitempty"`
+	Reason string `yaml:"reason,omitempty"`
+}
+
+// freezeLayouts are how From and Until may be written.
+var freezeLayouts = []string{"2006-01-02T15:04", time.DateOnly}
+
+// Window is what the settings mean.
+func (f Freeze) Window() (rollout.Window, error) {
+	w := rollout.Window{Cron: f.Cron, Duration: f.Duration, Zone: f.Zone, Reason: f.Reason}
+	zone := f.Zone
+	if zone == "" {
+		zone = "UTC"
+	}
+	location, err := time.LoadLocation(zone)
+	if err != nil {
+		return w, fmt.Errorf("zone %q: use a name such as Europe/Berlin", f.Zone)
+	}
+	if w.From, err = localTime("from", f.From, location); err != nil {
+		return w, err
+	}
+	if w.Until, err = localTime("until", f.Until, location); err != nil {
+		return w, err
+	}
+	return w, w.Check()
+}
+
+func localTime(key, text string, location *time.Location) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	for _, layout := range freezeLayouts {
+		if at, err := time.ParseInLocation(layout, text, location); err == nil {
+			return at, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("%s %q: write it like 2026-12-20T08:00 or 2026-12-20", key, text)
 }
 
 // Limits bound what runs at once.
@@ -241,6 +298,16 @@ func (s *Settings) validate() error {
 		seen[strings.ToLower(r.Name)] = true
 		if !r.WebhookSecret.Set() {
 			return fmt.Errorf("repository %s: webhook-secret is required: make one with `openssl rand -hex 32`, put it into a file and name it as webhook-secret: {file: …}", r.Name)
+		}
+	}
+	for name, e := range s.Environments {
+		if len(e.Freeze) > rollout.MaxWindows {
+			return fmt.Errorf("environment %s: %d freeze windows; at most %d", name, len(e.Freeze), rollout.MaxWindows)
+		}
+		for i, window := range e.Freeze {
+			if _, err := window.Window(); err != nil {
+				return fmt.Errorf("environment %s: freeze[%d]: %w", name, i, err)
+			}
 		}
 	}
 	if s.Registry.Push == "" {

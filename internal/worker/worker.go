@@ -89,7 +89,7 @@ func New(ctx context.Context, o Options) (*Worker, error) {
 		pipeline.KindApprove: approve.Kind{Member: o.Member},
 		pipeline.KindDeploy: policy{
 			environments: o.Settings.Environments,
-			inner:        deploy.New(deploy.Options{Environments: environments(o.Settings), Log: o.Log.Named("deploy")}),
+			inner:        deploy.New(deploy.Options{Environments: environments(o.Settings), Member: o.Member, Log: o.Log.Named("deploy")}),
 		},
 	}
 	return &Worker{Kinds: kinds, maxBytes: o.Settings.Limits.CacheBytes, unpacked: unpacked, scripts: scripts, log: o.Log.Named("caches")}, nil
@@ -168,5 +168,11 @@ func environments(s settings.Settings) map[string]deploy.Environment {
 }
 
 func target(e settings.Environment) deploy.Environment {
-	return deploy.Environment{Kubeconfig: e.Kubeconfig, Context: e.Context, Namespace: e.Namespace}
+	target := deploy.Environment{Kubeconfig: e.Kubeconfig, Context: e.Context, Namespace: e.Namespace, PrivateWebhooks: e.PrivateWebhooks}
+	for _, freeze := range e.Freeze {
+		if window, err := freeze.Window(); err == nil { // settings that were read have no other
+			target.Freeze = append(target.Freeze, window)
+		}
+	}
+	return target
 }

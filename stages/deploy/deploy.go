@@ -41,6 +41,15 @@ type Environment struct {
 	Context    string
 	// Namespace for objects that name none; empty means that of the kubeconfig.
 	Namespace string
+	// PrivateWebhooks lets webhook gates reach private networks and this machine.
+	PrivateWebhooks bool
+	// Freeze are the windows in which no release is begun.
+	Freeze []rollout.Window
+}
+
+// windows are never nil: an environment without any has none.
+func (e Environment) windows() []rollout.Window {
+	return append([]rollout.Window{}, e.Freeze...)
 }
 
 // Options wires the kind.
@@ -49,6 +58,8 @@ type Options struct {
 	// Resolver finds digests of images that the run did not build; nil means Registry{}.
 	Resolver manifest.Resolver
 	Log      *zap.Logger
+	// Member tells whether a user belongs to a group that approval gates name; nil: never.
+	Member func(user, group string) bool
 	// Notify hears of every end and of every rollback.
 	Notify func(environment string, record rollout.Record)
 }
@@ -126,8 +137,16 @@ func (k *Kind) request(ctx context.Context, attempt pipeline.Attempt, namespace 
 	if app == "" {
 		app = attempt.Pipeline
 	}
+	how := strategy(spec.Strategy)
+	if how.Checks, err = k.checks(ctx, attempt); err != nil {
+		return rollout.Request{}, err
+	}
+	hooks, err := k.hooks(ctx, attempt)
+	if err != nil {
+		return rollout.Request{}, err
+	}
 	return rollout.Request{
-		App: app, Namespace: namespace, Release: release, Strategy: strategy(spec.Strategy), Bake: spec.Bake, Deadline: spec.Deadline,
+		Hooks: hooks, Freeze: k.options.Environments[spec.Environment].windows(), App: app, Namespace: namespace, Release: release, Strategy: how, Bake: spec.Bake, Deadline: spec.Deadline,
 		By: attempt.Event.Actor, Commit: attempt.Event.Commit, RunID: attempt.RunID + "/" + attempt.Stage.ID + "/" + strconv.Itoa(attempt.Number),
 	}, nil
 }
@@ -167,11 +186,14 @@ func metrics(gates []pipeline.GateSpec) []rollout.MetricGate {
 	var found []rollout.MetricGate
 	for _, gate := range gates {
 		m := gate.Metric
+		if m == nil {
+			continue // see checks
+		}
 		metric := rollout.MetricGate{
 			Name: m.Name, Prometheus: m.Prometheus, HTTP: m.HTTP,
 			Query: m.Query, Min: m.Min, Max: m.Max, Tolerate: m.Tolerate,
 			Bad: m.Bad, Total: m.Total, Value: m.Value, Ratio: m.Ratio, HigherIsBetter: m.HigherIsBetter,
-			Minimum: m.Minimum, Interval: m.Interval,
+			Minimum: m.Minimum, Interval: m.Interval, Advisory: m.Advisory,
 		}
 		if m.Token != nil {
 			metric.Token = &rollout.SecretKey{Name: m.Token.Name, Key: m.Token.Key}
@@ -246,7 +268,14 @@ func failure(err error) error {
 // explain puts the failing container's last words into the run's log.
 func (k *Kind) explain(attempt pipeline.Attempt, result rollout.Result) {
 	f := result.Rollout.Failure
-	if f == nil || f.Container == nil || attempt.Stderr == nil {
+	if f == nil || f.Container == nil && len(f.Log) == 0 || attempt.Stderr == nil {
+		return
+	}
+	if f.Container == nil {
+		fmt.Fprintf(attempt.Stderr, "%s\nlast lines of the Job:\n", f.Message)
+		for _, line := range f.Log {
+			fmt.Fprintln(attempt.Stderr, "  "+line)
+		}
 		return
 	}
 	fmt.Fprintf(attempt.Stderr, "%s\nlast lines of container %s in pod %s (exit code %d):\n", f.Message, f.Container.Name, f.Container.Pod, f.Container.ExitCode)
@@ -293,7 +322,7 @@ func (k *Kind) controller(environment string) (*rollout.Controller, string, erro
 	if c := k.controllers[environment]; c != nil {
 		return c, namespace, nil
 	}
-	options := rollout.Options{Log: k.options.Log.With(zap.String("environment", environment))}
+	options := rollout.Options{Log: k.options.Log.With(zap.String("environment", environment)), Member: k.options.Member, PrivateWebhooks: target.PrivateWebhooks}
 	if k.options.Notify != nil {
 		options.Notify = func(record rollout.Record) { k.options.Notify(environment, record) }
 	}

@@ -4,10 +4,12 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -26,7 +28,33 @@ func duration(name string) (time.Duration, bool) {
 	return d, true
 }
 
+// check is the whole of a smoke test: it asks the address that the gate gave it
+// and fails unless the version is the one that CHECK names.
+func check(want string) {
+	client := &http.Client{Timeout: 10 * time.Second}
+	request, err := http.NewRequest(http.MethodGet, "http://"+os.Getenv("TIDEGATE_CANARY_ADDRESS")+"/", http.NoBody) //nolint:noctx // the client has a time limit
+	if err != nil {
+		fmt.Println("address:", err)
+		os.Exit(4)
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		fmt.Println("asking:", err)
+		os.Exit(4)
+	}
+	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<10))
+	fmt.Printf("revision %s step %s answers %q (%v)\n", os.Getenv("TIDEGATE_REVISION"), os.Getenv("TIDEGATE_STEP"), body, err)
+	if !strings.HasPrefix(string(body), want+" ") {
+		fmt.Println("wrong version: want", want)
+		os.Exit(3)
+	}
+	os.Exit(0)
+}
+
 func main() {
+	if want := os.Getenv("CHECK"); want != "" {
+		check(want)
+	}
 	fmt.Println("starting version", os.Getenv("VERSION"))
 	start := time.Now()
 	if after, ok := duration("CRASH_AFTER"); ok {
