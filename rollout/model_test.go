@@ -201,10 +201,10 @@ func (m *model) step() Action {
 	case Wait:
 		return a
 	case Obey:
-		if said := m.record.Command; said.By == "boss" && said.Kind == CommandApprove && state == Canary && c.Step == 1 {
+		if said := m.record.Command; said.By == "boss" && said.Kind == CommandApprove && state.measured() && c.Step == 1 {
 			m.passed[fmt.Sprint(c.Revision, "/1/boss")] = true
 		}
-		if said := m.record.Command; said.By != "boss" && said.Kind == CommandPromote && state == Canary && c.Step == 1 && len(c.Strategy.Checks) > 0 &&
+		if said := m.record.Command; said.By != "boss" && said.Kind == CommandPromote && state.measured() && c.Step == 1 && len(c.Strategy.Checks) > 0 &&
 			!m.passed[fmt.Sprint(c.Revision, "/1/boss")] {
 			defer func() {
 				if c.State == Promoting || c.Step != 1 {
