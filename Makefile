@@ -7,6 +7,12 @@ TIDEGATE := $(BIN)/tidegate
 CLUSTER  := $(BIN)/tidegate-cluster
 PEERS    := $(BIN)/buildkitd
 
+# One way of compiling for all that is built here, the tests, the linter and the
+# local Kubernetes, so that a package is compiled once: without C, which makes the
+# binary run on any Linux, and with the paths that tests have. Only the race
+# detector needs C.
+export CGO_ENABLED := 0
+
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
@@ -24,7 +30,7 @@ packages: ## Install the Debian packages that demo and tests need
 
 build: ## Build the tidegate binary into .bin/
 	@mkdir -p $(BIN)
-	go build -trimpath -ldflags '$(LDFLAGS)' -o $(TIDEGATE) ./cmd/tidegate
+	go build -ldflags '$(LDFLAGS)' -o $(TIDEGATE) ./cmd/tidegate
 
 cluster-build: ## Compile the local Kubernetes (minutes the first time, seconds after)
 	@mkdir -p $(BIN)
@@ -42,9 +48,9 @@ demo: packages build cluster-build ## The whole story on this machine (KEEP=1 le
 test: lint test-unit test-e2e ## Everything that CI runs
 
 test-unit: packages ## Unit, property and race tests of every package
-	go test -race -timeout 30m ./...
+	CGO_ENABLED=1 go test -race -timeout 30m ./...
 	cd examples/shop && go test ./...
-	cd deploy/cluster && CGO_ENABLED=0 go test $(CLUSTER_TESTS)
+	cd deploy/cluster && go test $(CLUSTER_TESTS)
 
 test-e2e: packages build peers cluster-build ## End-to-end tests through the real binary on the real cluster
 	./.ci/e2e
@@ -56,7 +62,7 @@ peers: $(PEERS) ## Compile what the image builder is compared with (minutes the 
 
 $(PEERS): internal/peers/go.mod internal/peers/go.sum
 	@mkdir -p $(BIN)
-	cd internal/peers && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../../$(BIN)/ tool
+	cd internal/peers && go build -ldflags '-s -w' -o ../../$(BIN)/ tool
 	@touch $@
 
 bench-build: packages build peers ## The image builder against BuildKit and Buildah (ROWS=regexp selects)

@@ -31,6 +31,8 @@ import (
 type pair struct {
 	daemon  *buildkitd.Daemon
 	builder *image.Builder
+	// host is the registry's, binaries the directory with what make peers compiles.
+	host, binaries string
 }
 
 // TestSameAsBuildKit builds the corpus with both builders.
@@ -91,7 +93,7 @@ func newPair(t *testing.T) *pair {
 	client := registry.New(registry.Options{Default: host, Mirrors: map[string][]string{"docker.io": {host}}})
 	builder, err := image.NewLocal(filepath.Join(dir, "tidegate"), client, store.Options{})
 	require.NoError(t, err)
-	return &pair{daemon, builder}
+	return &pair{daemon, builder, host, absolute}
 }
 
 func serveRegistry(t *testing.T, dir string) string {
