@@ -128,7 +128,8 @@ type Request struct {
 	Debug func(ctx context.Context, step FailedStep)
 	// HostNetwork lets a RUN that does not say otherwise use the host's network.
 	HostNetwork bool
-	// Isolated refuses the host's network to every RUN: whose code it is may not
+	// Isolated refuses the host's network to every RUN, and private networks and
+	// credentials to what the Dockerfile names: whose code it is may not
 	// reach what listens on this machine.
 	Isolated bool
 	// Attest says what the result's index tells of its images.
@@ -183,6 +184,11 @@ func (request Request) withDefaults() (Request, error) {
 func (b *Builder) Build(ctx context.Context, request Request) (result *Result, err error) {
 	if request, err = request.withDefaults(); err != nil {
 		return nil, err
+	}
+	if request.Isolated {
+		wary := *b
+		wary.Registry = b.Registry.ForStrangers()
+		b = &wary
 	}
 	request.Progress(progress.Event{Time: b.now(), Kind: progress.Begin, Version: progress.Version})
 	// Before any work: a name that is wrong stays wrong.

@@ -142,7 +142,7 @@ func TestForksFetchNothingInside(t *testing.T) {
 	request := b.request(map[string]string{"Dockerfile": "FROM scratch\nCOPY --from=n . /\n"})
 	request.Isolated, request.Contexts = true, map[string]string{"n": s.URL + "/x"}
 	_, err := b.builder.Build(context.Background(), request)
-	require.ErrorContains(t, err, "may not reach")
+	require.ErrorContains(t, err, "a private network, which may not be reached")
 	require.Empty(t, s.sent)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/tidegate-ci/tidegate/internal/netguard"
 	"github.com/tidegate-ci/tidegate/pipeline"
 	"github.com/tidegate-ci/tidegate/stages/image/plan"
 	"github.com/tidegate-ci/tidegate/stages/image/progress"
@@ -65,7 +66,10 @@ func classify(err error) error {
 	var exit *sandbox.ExitError
 	var step *StepError
 	var full *store.FullError
+	var refused *netguard.RefusedError
 	switch {
+	case errors.As(err, &refused):
+		return &pipeline.Error{Cause: pipeline.CauseRefused, Err: fmt.Errorf("%w\nThe code of a fork reaches public registries, and those that the server's settings name", err)}
 	case registryFailed(err):
 		return &pipeline.Error{Cause: pipeline.CauseInfrastructure, Err: err}
 	case errors.As(err, &exit), errors.As(err, &full):

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -196,4 +198,34 @@ func TestTheBuildStagePushesEveryTagPlatformLabelAndAnnotation(t *testing.T) {
 	_, err = (&Kind{Builder: b.builder}).Run(context.Background(), attempt)
 	require.ErrorContains(t, err, "build.annotations")
 	require.Equal(t, pipeline.CauseInvalid, pipeline.CauseOf(err))
+}
+
+// A fork says where its base images come from, and would have this machine knock
+// at what only it can reach.
+func TestForksReachNoPrivateRegistry(t *testing.T) {
+	b := newBench(t)
+	var knocks atomic.Int64
+	private := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		knocks.Add(1)
+		w.WriteHeader(http.StatusNotFound)
+	}))
+	defer private.Close()
+	kind := &Kind{Builder: b.builder}
+	build := func(from string, trust event.Trust) error {
+		attempt, _ := b.attempt(map[string]string{"Dockerfile": "FROM " + from + "\n"}, pipeline.BuildSpec{Push: "x"})
+		attempt.Event.Trust = trust
+		_, err := kind.Run(context.Background(), attempt)
+		return err
+	}
+	at := strings.TrimPrefix(private.URL, "http://") + "/x"
+	err := build(at, event.Fork)
+	require.ErrorContains(t, err, "private network")
+	require.ErrorContains(t, err, "Dockerfile:1:6")
+	require.Equal(t, pipeline.CauseRefused, pipeline.CauseOf(err))
+	require.Zero(t, knocks.Load())
+
+	require.Error(t, build(at, event.Own))
+	require.NotZero(t, knocks.Load())
+	b.base("library/base:1", "x")
+	require.NoError(t, build(b.peer.host()+"/library/base:1", event.Fork), "the registry of whoever runs this")
 }

@@ -54,6 +54,8 @@ type Options struct {
 type Client struct {
 	options   Options
 	transport http.RoundTripper
+	// elsewhere, if set, carries the requests to registries that are not known.
+	elsewhere http.RoundTripper
 
 	mu       sync.Mutex
 	sessions map[string]*session
@@ -84,7 +86,11 @@ func (c *Client) insecure(host string) bool {
 
 // guarded carries the requests of a session with a registry.
 func (c *Client) guarded(registry string) *guard {
-	g := &guard{next: c.transport, registry: registry, plain: isLoopback(registry) || c.insecure(registry)}
+	carrier := c.transport
+	if c.elsewhere != nil && !c.known(registry) {
+		carrier = c.elsewhere
+	}
+	g := &guard{next: carrier, registry: registry, plain: isLoopback(registry) || c.insecure(registry)}
 	for host, realms := range c.options.Realms {
 		if canonicalHost(host) == registry {
 			g.realms = append(g.realms, realms...)
@@ -93,10 +99,18 @@ func (c *Client) guarded(registry string) *guard {
 	return g
 }
 
+const (
+	connectTimeout = 15 * time.Second
+	keepAlive      = 30 * time.Second
+)
+
+func newDialer() *net.Dialer {
+	return &net.Dialer{Timeout: connectTimeout, KeepAlive: keepAlive}
+}
+
 func newTransport() *http.Transport {
-	dialer := &net.Dialer{Timeout: 15 * time.Second, KeepAlive: 30 * time.Second}
 	return &http.Transport{
-		Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, ForceAttemptHTTP2: true,
+		Proxy: http.ProxyFromEnvironment, DialContext: newDialer().DialContext, ForceAttemptHTTP2: true,
 		MaxIdleConns: 64, MaxIdleConnsPerHost: 16, IdleConnTimeout: 90 * time.Second,
 		TLSHandshakeTimeout: 15 * time.Second, ResponseHeaderTimeout: 2 * time.Minute,
 		WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10,

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/tidegate-ci/tidegate/internal/netguard"
 )
 
 // Retry says how failures that may pass are met: with exponential back-off, or
@@ -176,11 +178,12 @@ func passing(err error) bool {
 	var verification *tls.CertificateVerificationError
 	var permanent *permanentError
 	var lookup *net.DNSError
+	var refused *netguard.RefusedError
 	switch {
 	case errors.As(err, &lookup) && lookup.IsNotFound:
 		return false
 	case errors.As(err, &digest), errors.As(err, &permanent), errors.As(err, &authority), errors.As(err, &host),
-		errors.As(err, &invalid), errors.As(err, &verification):
+		errors.As(err, &invalid), errors.As(err, &verification), errors.As(err, &refused):
 		return false
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return false
