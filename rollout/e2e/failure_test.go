@@ -133,8 +133,13 @@ func TestTakenOverDeploymentIsPutBack(t *testing.T) {
 // start runs the real binary in the background.
 func (w *world) start(image string, args ...string) (*exec.Cmd, *bytes.Buffer) {
 	w.Helper()
+	return w.startFile(shop, image, args...)
+}
+
+func (w *world) startFile(manifests, image string, args ...string) (*exec.Cmd, *bytes.Buffer) {
+	w.Helper()
 	dir := w.TempDir()
-	require.NoError(w, os.WriteFile(filepath.Join(dir, "shop.yaml"), []byte(shop), 0o600))
+	require.NoError(w, os.WriteFile(filepath.Join(dir, "shop.yaml"), []byte(manifests), 0o600))
 	command := exec.Command(tidegate, append([]string{"rollout", "start", "shop", "-n", w.namespace, "-f", "shop.yaml", "--image", "shop=" + image}, args...)...)
 	command.Dir = dir
 	var out bytes.Buffer

@@ -1,0 +1,137 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// stream is a steady stream of requests to a Service, a connection each:
+// kube-proxy balances connections.
+type stream struct {
+	stop func()
+
+	mu       sync.Mutex
+	answers  []streamed
+	failures []string
+}
+
+type streamed struct {
+	began, ended time.Time
+	version      string
+}
+
+func (w *world) address(service string) string {
+	w.Helper()
+	s, err := kube.CoreV1().Services(w.namespace).Get(w.ctx, service, metav1.GetOptions{})
+	require.NoError(w, err)
+	return "http://" + s.Spec.ClusterIP
+}
+
+// ask returns the version that a Service answers with.
+func ask(ctx context.Context, client *http.Client, address string) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
+	if err != nil {
+		return "", err
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(answer.Body, 1<<10))
+	if err != nil {
+		return "", err
+	}
+	if answer.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("status %d", answer.StatusCode)
+	}
+	version, _, _ := strings.Cut(string(body), " ")
+	return version, nil
+}
+
+func newClient() *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+}
+
+// stream sends requests until it is ended.
+func (w *world) stream(service string) *stream {
+	w.Helper()
+	address := w.address(service)
+	ctx, cancel := context.WithCancel(w.ctx)
+	s := &stream{}
+	var senders sync.WaitGroup
+	for range 4 {
+		senders.Go(func() {
+			client := newClient()
+			pace := time.NewTicker(10 * time.Millisecond)
+			defer pace.Stop()
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-pace.C:
+				}
+				began := time.Now()
+				version, err := ask(ctx, client, address)
+				if ctx.Err() != nil {
+					return
+				}
+				s.mu.Lock()
+				if err != nil {
+					s.failures = append(s.failures, fmt.Sprintf("%s: %s", time.Now().Format("15:04:05.000"), err))
+				} else {
+					s.answers = append(s.answers, streamed{began, time.Now(), version})
+				}
+				s.mu.Unlock()
+			}
+		})
+	}
+	s.stop = func() { cancel(); senders.Wait() }
+	w.Cleanup(s.stop)
+	return s
+}
+
+// end stops the stream and returns how many requests each version answered, and
+// how many of old were still sent to it when new had answered already.
+func (s *stream) end(older, newer string) (answered map[string]int, mixed int) {
+	s.stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	answered = map[string]int{}
+	var first time.Time
+	for _, a := range s.answers {
+		answered[a.version]++
+		if a.version == newer && (first.IsZero() || a.ended.Before(first)) {
+			first = a.ended
+		}
+	}
+	for _, a := range s.answers {
+		if a.version == older && !first.IsZero() && a.began.After(first) {
+			mixed++
+		}
+	}
+	return answered, mixed
+}
+
+// answersWith waits until the Service answers with the version.
+func (w *world) answersWith(service, version string) {
+	w.Helper()
+	client, address := newClient(), w.address(service)
+	for {
+		got, err := ask(w.ctx, client, address)
+		if err == nil && got == version {
+			return
+		}
+		require.NoError(w, w.ctx.Err(), "%s never answered with %s; last %q, %v", service, version, got, err)
+	}
+}
