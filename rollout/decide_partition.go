@@ -60,8 +60,7 @@ func judgeBatch(r *Rollout, obs Observation, now time.Time) (passed *proof, unti
 		if evidence != "" {
 			evidence += "; "
 		}
-		evidence += fmt.Sprintf("%s: %d of %d pods are new, and all have been ready for %s, %d restarts", w.Ref.Name,
-			w.Replicas-w.Partition, w.Replicas, now.Sub(w.ReadySince).Round(100*time.Millisecond), w.Health.Restarts)
+		evidence += w.batchEvidence(now)
 	}
 	if last || now.Before(until) {
 		return nil, until, last
@@ -76,6 +75,12 @@ func (w *Workload) bakedAt(bake time.Duration) time.Time {
 		return time.Time{}
 	}
 	return w.ReadySince.Add(bake)
+}
+
+// batchEvidence is what a gate saw of a workload that is moved in batches.
+func (w *Workload) batchEvidence(now time.Time) string {
+	return fmt.Sprintf("%s: %d of %d pods are new, and all have been ready for %s, %d restarts", w.Ref.Name,
+		max(w.Replicas-w.Partition, 0), w.Replicas, max(now.Sub(w.ReadySince), w.MinReady).Round(100*time.Millisecond), w.Health.Restarts)
 }
 
 // partitionedCanary looks at the StatefulSets of a canary step, which share it

@@ -56,8 +56,7 @@ func judgeServing(r *Rollout, obs Observation, refs []manifest.Ref, track Track,
 				return nil, time.Time{}
 			}
 			until = latest(until, w.bakedAt(r.Bake))
-			evidence = append(evidence, fmt.Sprintf("%s: %d of %d pods are new, and all have been ready for %s, %d restarts", ref.Name,
-				w.Replicas-w.Partition, w.Replicas, now.Sub(w.ReadySince).Round(100*time.Millisecond), w.Health.Restarts))
+			evidence = append(evidence, w.batchEvidence(now))
 		}
 	}
 	if now.Before(until) {

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -110,9 +111,18 @@ func rehearsed(t *testing.T, serving, next *manifest.Release, request Request, r
 			return live[manifest.RefOf(u).String()], u, nil
 		}}
 	w.bookkeeping(serving == nil, r)
-	obs := Observation{Workloads: []Workload{{Ref: manifest.Ref{APIVersion: "apps/v1", Kind: "Deployment", Namespace: "x", Name: "shop"}}}}
+	obs := Observation{}
+	for _, ref := range next.Refs() {
+		if manifest.IsWorkload(ref) {
+			obs.Workloads = []Workload{{Ref: ref}}
+		}
+	}
+	for _, live := range r.Services {
+		obs.Services = append(obs.Services, Service{LiveService: live, Exists: true})
+	}
 	if serving != nil {
 		obs.Workloads[0].Exists, obs.Workloads[0].Release, obs.Workloads[0].Replicas = true, serving.Digest, 10
+		obs.Workloads[0].Hash = "5d59d67564"
 		obs.Workloads[0].Health, obs.Workloads[0].ReadySince = health.Verdict{Status: health.Ready, Desired: 10}, start
 	}
 	p := &Plan{Target: Target{"shop", "x"}, Revision: r.Revision, Base: r.Base, Release: "sha256:next", Strategy: r.Strategy, Note: r.Note}
@@ -125,11 +135,19 @@ func TestPlansAreGolden(t *testing.T) {
 	canary := Strategy{Kind: CanaryStrategy, Steps: []Step{{Weight: 10}, {Weight: 50, Hold: time.Minute}}, Metrics: []MetricGate{
 		{Name: "errors", Prometheus: "http://p:9090", Bad: "bad", Total: "all"}, {Name: "load", Prometheus: "http://p:9090", Query: "load", Max: &most}}}
 	first, next := releaseOf(t, planned), releaseOf(t, plannedNext)
+	live := "---\napiVersion: v1\nkind: Service\nmetadata: {name: shop}\nspec: {selector: {app: shop}, ports: [{port: 80}]}\n"
+	blue, green := releaseOf(t, planned+live), releaseOf(t, plannedNext+live)
+	set := strings.NewReplacer("kind: Deployment", "kind: StatefulSet")
+	stateful, statefulNext := releaseOf(t, set.Replace(planned)), releaseOf(t, set.Replace(plannedNext))
 	for name, p := range map[string]*Plan{
-		"first":   rehearsed(t, nil, first, Request{}, ""),
-		"rolling": rehearsed(t, first, next, Request{}, ""),
-		"canary":  rehearsed(t, first, next, Request{Strategy: canary}, ""),
-		"refused": rehearsed(t, first, next, Request{Strategy: Strategy{Kind: CanaryStrategy, Steps: canary.Steps[:1]}}, "shop-canary"),
+		"first":              rehearsed(t, nil, first, Request{}, ""),
+		"rolling":            rehearsed(t, first, next, Request{}, ""),
+		"blue-green":         rehearsed(t, blue, green, Request{Strategy: Strategy{Kind: BlueGreenStrategy, Metrics: canary.Metrics[1:]}}, ""),
+		"recreate":           rehearsed(t, first, next, Request{Strategy: Strategy{Kind: RecreateStrategy}}, ""),
+		"statefulset":        rehearsed(t, stateful, statefulNext, Request{}, ""),
+		"statefulset-canary": rehearsed(t, stateful, statefulNext, Request{Strategy: Strategy{Kind: CanaryStrategy, Steps: canary.Steps}}, ""),
+		"canary":             rehearsed(t, first, next, Request{Strategy: canary}, ""),
+		"refused":            rehearsed(t, first, next, Request{Strategy: Strategy{Kind: CanaryStrategy, Steps: canary.Steps[:1]}}, "shop-canary"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.Equal(t, name == "refused", p.Refused())

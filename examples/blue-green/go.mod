@@ -1,0 +1,3 @@
+module example.com/blue-green
+
+go 1.26

@@ -1,0 +1,3 @@
+module example.com/statefulset
+
+go 1.26
