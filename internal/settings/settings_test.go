@@ -68,6 +68,33 @@ environments: {staging: {kubeconfig: kube/config}}
 	}
 }
 
+func TestFreezeWindows(t *testing.T) {
+	parse := func(window string) error {
+		_, err := Parse("server.yaml", []byte("environments: {production: {freeze: ["+window+"]}}"))
+		return err
+	}
+	for _, window := range []string{
+		`{cron: "0 16 * * 5", duration: 64h, zone: Europe/Berlin, reason: weekend}`, `{from: 2026-12-20, until: 2027-01-03}`,
+		`{from: "2026-12-20T08:00", until: "2026-12-20T18:00", zone: America/New_York}`,
+	} {
+		if err := parse(window); err != nil {
+			t.Errorf("%s: %v", window, err)
+		}
+	}
+	for window, says := range map[string]string{
+		`{}`: "give cron and duration", `{cron: "* * * *", duration: 1h}`: "cron", `{cron: "* * * * *", duration: 1h, zone: Mars}`: "Mars",
+		`{from: 20.12.2026, until: 2027-01-03}`: "write it like", `{from: 2027-01-03, until: 2026-12-20}`: "after from", `{cron: "* * * * *", duration: 1h, from: 2026-12-20}`: "not both",
+	} {
+		if err := parse(window); err == nil || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "environment production: freeze[0]") {
+			t.Errorf("%s: %v", window, err)
+		}
+	}
+	window, err := Freeze{From: "2026-12-20", Until: "2027-01-03T12:30", Zone: "Europe/Berlin"}.Window()
+	if err != nil || window.From.UTC().String() != "2026-12-19 23:00:00 +0000 UTC" || window.Until.UTC().String() != "2027-01-03 11:30:00 +0000 UTC" {
+		t.Errorf("in the zone: %v, %v", window, err)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte("listen: 127.0.0.1:0\nrepositories: [{name: a/b, webhook-secret: {env: X}}]\n"))
 	f.Fuzz(func(_ *testing.T, data []byte) {

@@ -131,8 +131,13 @@ func TestAWebhookIsAskedUntilItAnswers(t *testing.T) {
 	request.Strategy.Checks = gates()
 	result, err := w.insider().Start(w.ctx, request, w.log(nil))
 	require.NoError(t, err)
-	require.Equal(t, 3, result.Rollout.Checks[0].Asked)
-	require.Contains(t, result.Rollout.Checks[0].Why, "saw 2 hello")
+	for _, check := range result.Rollout.Checks {
+		if check.Gate == "hook" {
+			require.Equal(t, 3, check.Asked)
+			require.Contains(t, check.Why, "saw 2 hello")
+		}
+	}
+	require.Len(t, result.Rollout.Checks, 2)
 	require.Equal(t, "cel fast", result.Rollout.Gates[1].Kind)
 	w.settles(map[string]int{v2: 3})
 
@@ -192,6 +197,72 @@ func TestAnApprovalIsGivenFromAnotherProcess(t *testing.T) {
 	require.Zero(t, code)
 	require.ErrorIs(t, <-ended, rollout.ErrFailed)
 	w.settles(map[string]int{v2: 3})
+}
+
+// Hooks run around a release, and windows hold what has not begun.
+func TestHooksAndFreezes(t *testing.T) {
+	w := newWorld(t)
+	v1, v2, v3 := image(t, "VERSION=1"), image(t, "VERSION=2"), image(t, "VERSION=3")
+	hook := func(name string, phase rollout.HookPhase, passes bool) rollout.Hook {
+		job := w.smoke(v1, "2")
+		container := map[string]any{"name": "smoke", "image": v1, "command": []any{"/server"}, "env": []any{map[string]any{"name": "CHECK", "value": "2"}}}
+		if passes { // as a check of an address that nobody gave would not
+			service, err := kube.CoreV1().Services(w.namespace).Get(w.ctx, "shop", metav1.GetOptions{})
+			require.NoError(t, err)
+			container["env"] = []any{map[string]any{"name": "CHECK", "value": "1"}, map[string]any{"name": "TIDEGATE_CANARY_ADDRESS", "value": service.Spec.ClusterIP}}
+		}
+		require.NoError(t, unstructured.SetNestedSlice(job.Object, []any{container}, "spec", "template", "spec", "containers"))
+		return rollout.Hook{Name: name, Phase: phase, Manifest: job, Timeout: time.Minute}
+	}
+	w.startVerified(v1)
+	names := w.podNames()
+
+	// One before it that fails: nothing was changed.
+	request := w.request(v2, 0)
+	request.Hooks = []rollout.Hook{hook("migrate", rollout.BeforeHook, false), hook("page", rollout.FailureHook, true)}
+	result, err := w.controller().Start(w.ctx, request, w.log(nil))
+	require.ErrorIs(t, err, rollout.ErrFailed)
+	require.Equal(t, rollout.HookFailed, result.Rollout.Failure.Reason)
+	require.Len(t, result.Rollout.HookRuns, 2)
+	require.Equal(t, "page", result.Rollout.HookRuns[1].Hook)
+	require.EqualValues(t, "pass", result.Rollout.HookRuns[1].Outcome)
+	require.Equal(t, names, w.podNames())
+	require.Zero(t, w.jobs())
+
+	// One after it that fails takes it back.
+	request = w.request(v2, 0)
+	request.Hooks = []rollout.Hook{hook("migrate", rollout.BeforeHook, true), hook("verify", rollout.AfterHook, false)}
+	result, err = w.controller().Start(w.ctx, request, w.log(nil))
+	require.ErrorIs(t, err, rollout.ErrFailed)
+	require.Equal(t, rollout.RolledBack, result.Rollout.State)
+	require.Contains(t, result.Rollout.Failure.Message, "hook after verify")
+	w.settles(map[string]int{v1: 3})
+
+	// A freeze holds it until someone says why not.
+	request = w.request(v3, 0)
+	request.Freeze = []rollout.Window{{Cron: "* * * * *", Duration: time.Hour, Reason: "holidays"}}
+	tell := w.told()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := w.controller().Start(w.ctx, request, w.log(tell))
+		ended <- err
+	}()
+	w.await(tell, rollout.Pending, "held by a freeze window (holidays) until")
+	require.Equal(t, 3, w.pods()[v1])
+	out, code := w.asks("override", "shop", "--reason", "security fix")
+	require.Zero(t, code, out)
+	require.NoError(t, <-ended)
+	w.settles(map[string]int{v3: 3})
+	record, _, err := w.controller().Status(w.ctx, w.target())
+	require.NoError(t, err)
+	require.Equal(t, "oncall: security fix", record.Current.Override)
+	// The next one from a command line is held too, and a rollback is not.
+	plan, err := w.controller().Plan(w.ctx, w.request(v2, 0))
+	require.NoError(t, err)
+	require.Contains(t, plan.Held, "holidays")
+	_, code = w.asks("rollback", "shop")
+	require.Zero(t, code)
+	w.settles(map[string]int{v1: 3})
 }
 
 // A process that dies while a Job runs leaves it to the next one.
