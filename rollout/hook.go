@@ -247,7 +247,7 @@ func (d *driver) runHook(ctx context.Context, r *Rollout, h Hook) *hookRunner {
 	template := d.jobs[h.key()]
 	var running sync.WaitGroup
 	running.Go(func() {
-		d.runTask(ctx, template, r.Revision, task{key: h.key(), purpose: "hook", deadline: timeout, env: env},
+		d.runTask(ctx, template, r.Revision, task{key: h.key(), purpose: hookPurpose, deadline: timeout, env: env},
 			func(outcome analysis.Outcome, why, trouble string, log []string) {
 				if trouble != "" {
 					why += " (" + trouble + ")"

@@ -76,6 +76,11 @@ type task struct {
 	env      map[string]string
 }
 
+// hookPurpose and stepPurpose are those of hooks, and of gates in a step.
+const hookPurpose = "hook"
+
+func stepPurpose(step int) string { return "step " + strconv.Itoa(step) }
+
 // jobName is the same for whoever continues the rollout.
 func jobName(app string, revision int, t task) string {
 	sum := sha256.Sum256([]byte(strings.Join([]string{app, strconv.Itoa(revision), t.key, t.purpose}, "\x00")))

@@ -184,6 +184,7 @@ func (p *Plan) rehearse(ctx context.Context, w *writes, obs Observation, start t
 		}
 		step.Writes = append(step.Writes, made...)
 		if a.Move != nil && a.Move.Proof != nil {
+			step.Writes = append(step.Writes, w.gateJobs(r)...)
 			for _, g := range append(a.Move.Proof.metrics, a.Move.Proof.gate) {
 				step.Gates = append(step.Gates, r.requirement(g))
 			}
@@ -197,6 +198,25 @@ func (p *Plan) rehearse(ctx context.Context, w *writes, obs Observation, start t
 	return nil
 }
 
+// gateJobs are the Jobs that the gates of the present step run.
+func (w *writes) gateJobs(r *Rollout) []PlannedWrite {
+	if !r.asking() {
+		return nil
+	}
+	var made []PlannedWrite
+	for _, g := range r.present() {
+		if g.Job != nil {
+			made = append(made, w.job(r, task{key: g.Name, purpose: stepPurpose(r.Step)}, "of gate "+g.Name))
+		}
+	}
+	return made
+}
+
+func (w *writes) job(r *Rollout, t task, what string) PlannedWrite {
+	return PlannedWrite{Verb: WriteCreate, Ref: manifest.Ref{APIVersion: "batch/v1", Kind: "Job", Namespace: w.namespace, Name: jobName(w.app, r.Revision, t)},
+		Note: what + "; it is deleted at the end"}
+}
+
 // requirement says what a gate, which passed in a rehearsal, asks for.
 func (r *Rollout) requirement(g Gate) string {
 	for i := range r.Strategy.Metrics {
@@ -207,6 +227,11 @@ func (r *Rollout) requirement(g Gate) string {
 	for i := range r.Strategy.Checks {
 		if c := &r.Strategy.Checks[i]; g.Kind == c.title() {
 			return g.Kind + ": " + c.describe()
+		}
+	}
+	for i := range r.Hooks {
+		if g.Kind == r.Hooks[i].title() {
+			return g.Kind + ": it must complete"
 		}
 	}
 	return g.Kind + ": " + g.Evidence
@@ -353,8 +378,7 @@ func (w *writes) of(ctx context.Context, a Action) ([]PlannedWrite, error) {
 	case BeginHook:
 		for i := range r.Hooks {
 			if h := &r.Hooks[i]; h.Name == a.Hook {
-				return []PlannedWrite{{Verb: WriteCreate, Ref: manifest.Ref{APIVersion: "batch/v1", Kind: "Job", Namespace: w.namespace,
-					Name: jobName(w.app, r.Revision, task{key: h.key(), purpose: "hook"})}, Note: "runs, and is deleted at the end"}}, nil
+				return []PlannedWrite{w.job(r, task{key: h.key(), purpose: hookPurpose}, "of "+h.title())}, nil
 			}
 		}
 	case Admit:

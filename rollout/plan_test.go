@@ -146,8 +146,15 @@ func TestPlansAreGolden(t *testing.T) {
 		"recreate":           rehearsed(t, first, next, Request{Strategy: Strategy{Kind: RecreateStrategy}}, ""),
 		"statefulset":        rehearsed(t, stateful, statefulNext, Request{}, ""),
 		"statefulset-canary": rehearsed(t, stateful, statefulNext, Request{Strategy: Strategy{Kind: CanaryStrategy, Steps: canary.Steps}}, ""),
-		"canary":             rehearsed(t, first, next, Request{Strategy: canary}, ""),
-		"refused":            rehearsed(t, first, next, Request{Strategy: Strategy{Kind: CanaryStrategy, Steps: canary.Steps[:1]}}, "shop-canary"),
+		"gates": rehearsed(t, first, next, Request{
+			Hooks: []Hook{{Name: "migrate", Phase: BeforeHook, Manifest: jobOf(t, smoke)}, {Name: "warm", Phase: AfterHook, Manifest: jobOf(t, smoke)}, {Name: "page", Phase: FailureHook, Manifest: jobOf(t, smoke)}},
+			Strategy: Strategy{Kind: CanaryStrategy, Steps: canary.Steps, Checks: []CheckGate{
+				{Name: "smoke", Job: &JobGate{Manifest: jobOf(t, smoke)}, Timeout: time.Minute},
+				{Name: "release", Approval: &ApprovalGate{From: []string{"ops"}}, Steps: []int{2}},
+				{Name: "load", Webhook: &WebhookGate{URL: "https://x/y"}, Advisory: true},
+				{Name: "together", CEL: &CELGate{Pass: `webhooks.load.outcome == "pass"`}}}}}, ""),
+		"canary":  rehearsed(t, first, next, Request{Strategy: canary}, ""),
+		"refused": rehearsed(t, first, next, Request{Strategy: Strategy{Kind: CanaryStrategy, Steps: canary.Steps[:1]}}, "shop-canary"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.Equal(t, name == "refused", p.Refused())

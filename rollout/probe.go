@@ -105,7 +105,7 @@ func (d *driver) newProber(ctx context.Context, r *Rollout, addresses []string) 
 		}
 		switch {
 		case gate.Job != nil:
-			t := task{key: gate.Name, purpose: "step " + strconv.Itoa(r.Step), deadline: r.timeout(&gate), env: question.environment(addresses)}
+			t := task{key: gate.Name, purpose: stepPurpose(r.Step), deadline: r.timeout(&gate), env: question.environment(addresses)}
 			template := d.jobs[gate.Name]
 			asked.Go(func() {
 				d.runTask(ctx, template, p.revision, t, func(outcome analysis.Outcome, why, trouble string, log []string) {
