@@ -25,7 +25,7 @@ func percent(live uint64) int {
 		growth = 100
 	}
 	if live = max(live, 1<<20); live+live*uint64(growth)/100 < floor {
-		growth = int((floor - live) * 100 / live) //nolint:gosec // below 100 times floor
+		growth = int((floor - live) * 100 / live)
 	}
 	return growth
 }

@@ -23,8 +23,7 @@ func TestPaceFollowsTheHeap(t *testing.T) {
 	held := make([]byte, 30<<20)
 	runtime.GC()
 	require.Eventually(t, func() bool { return gogc() == 40 }, 10*time.Second, time.Millisecond, "a middling heap")
-	runtime.KeepAlive(held)
-	held = nil
+	runtime.KeepAlive(held) // and not after this
 	runtime.GC()
 	require.Eventually(t, func() bool { return gogc() > 1000 }, 10*time.Second, time.Millisecond, "a small heap again")
 }
