@@ -104,7 +104,7 @@ func decideSwitched(r *Rollout, obs Observation, now time.Time) Action {
 		if c.Health.Status == health.Failed {
 			return failing(r, ref, c.Health)
 		}
-		if a, ok := switchOver(r, &w, obs, c); ok {
+		if a, ok := switchOver(&w, obs, c); ok {
 			return a
 		}
 		if a, ok := tend(r, &w, obs, c, now); ok {
@@ -123,7 +123,7 @@ func decideSwitched(r *Rollout, obs Observation, now time.Time) Action {
 // preview: pods that are ready get traffic from every Service that selects
 // them, so that the Service is first tied to the old pods, then the new ones
 // may turn ready, and then one write moves all of the traffic.
-func switchOver(r *Rollout, w *watch, obs Observation, c *CanaryWorkload) (Action, bool) {
+func switchOver(w *watch, obs Observation, c *CanaryWorkload) (Action, bool) {
 	stable := obs.workload(c.Stable)
 	for _, s := range obs.servicesOf(c.Stable) {
 		if s.Points == PointsPreview {

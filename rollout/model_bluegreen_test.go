@@ -74,6 +74,9 @@ func (m *model) checkTraffic(r *Rollout, a Action) {
 	s := &m.service
 	switch a.Kind {
 	case ApplyRelease, ApplyWorkload, ApplyBase:
+		if r.Strategy.Kind == RecreateStrategy && (a.Kind != ApplyWorkload || r.State == Rolling) && !a.Recreate {
+			m.t.Fatal("two versions would run side by side")
+		}
 		if r.State == Preview || r.State == Switched {
 			m.t.Fatalf("%s while the stable workload must stay as it is", a.Kind)
 		}

@@ -111,6 +111,9 @@ func (m *model) checkPartition(r *Rollout, a Action) {
 	if a.Move != nil && a.Move.Proof != nil && a.Move.Proof.gate.Kind != "manual" && (m.old() > 0 || m.health["stable"] != health.Ready) {
 		m.t.Fatalf("a gate passed with %d pods to replace, health %s", m.old(), m.health["stable"])
 	}
+	if a.Move != nil && a.Move.Proof != nil && a.Move.Proof.gate.Kind == BatchGate && (m.since["stable"].IsZero() || m.now.Sub(m.since["stable"]) < r.Bake) {
+		m.t.Fatal("a batch passed that had not survived the bake")
+	}
 	if a.Kind != ApplyWorkload || r.State == RollingBack || r.State == Finishing || m.pods.broken {
 		return
 	}

@@ -129,7 +129,7 @@ func (m *model) observe() Observation {
 	obs := Observation{}
 	w := Workload{Ref: m.ref, Exists: m.stable != "", Release: m.stable, Paused: m.paused, Raised: m.raised, Replicas: m.n,
 		Health: health.Verdict{Status: m.health["stable"], Reason: health.CrashLoop, Message: "as drawn", Desired: m.n}}
-	if m.raised {
+	if m.raised && !m.stateful() { // there the judge bakes
 		w.MinReady = m.record.Current.Bake
 	}
 	m.observePods(&w)
