@@ -15,7 +15,9 @@ const (
 	// maxOccurrences bounds the occurrences of one window that are looked at: one
 	// a minute for the longest duration is the most a window can have.
 	maxOccurrences = 45_000
-	maxChained     = 1000
+	// maxChained bounds the windows without a break that are looked through: when
+	// the last of them ends it is looked again.
+	maxChained = 10
 )
 
 // Window is a time in which no release is begun: it begins whenever Cron says

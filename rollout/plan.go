@@ -136,6 +136,7 @@ func (c *Controller) Plan(ctx context.Context, request Request) (*Plan, error) {
 	if a, held := r.held(now); held {
 		p.Held = a.Why
 	}
+	r.Freeze = nil // told; what follows is as if it were over, which it may never be
 	scaled, err := s.scaledWorkloads(ctx, request.Release)
 	if err != nil {
 		return nil, err
