@@ -3,6 +3,7 @@ package rollout
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -358,11 +359,11 @@ func (g *CheckGate) check(steps int) error {
 	case !gateName().MatchString(g.Name):
 		return fmt.Errorf("name %q: use letters, digits, - and _", g.Name)
 	case kinds != 1:
-		return fmt.Errorf("give one of job, webhook, approval and cel")
+		return errors.New("give one of job, webhook, approval and cel")
 	case g.Timeout < 0 || g.Timeout > MaxHold:
 		return fmt.Errorf("timeout %s: use up to %s", g.Timeout, MaxHold)
 	case g.Advisory && g.CEL != nil:
-		return fmt.Errorf("an expression cannot be advisory: nothing would judge it")
+		return errors.New("an expression cannot be advisory: nothing would judge it")
 	}
 	for _, step := range g.Steps {
 		if step < 1 || step > steps {
@@ -373,7 +374,7 @@ func (g *CheckGate) check(steps int) error {
 	case g.Job != nil && g.Job.Manifest != nil:
 		return checkJob(g.Job.Manifest)
 	case g.Job != nil:
-		return fmt.Errorf("it has no Job")
+		return errors.New("it has no Job")
 	case g.Webhook != nil:
 		return g.Webhook.check()
 	case g.Approval != nil && (len(g.Approval.From) > maxApprovers || len(g.Approval.Message) > maxCheckText):
