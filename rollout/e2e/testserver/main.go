@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -32,7 +33,7 @@ func duration(name string) (time.Duration, bool) {
 // and fails unless the version is the one that CHECK names.
 func check(want string) {
 	client := &http.Client{Timeout: 10 * time.Second}
-	request, err := http.NewRequest(http.MethodGet, "http://"+os.Getenv("TIDEGATE_CANARY_ADDRESS")+"/", http.NoBody) //nolint:gosec // the address is the rollout's word, and asking it is the point
+	request, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+os.Getenv("TIDEGATE_CANARY_ADDRESS")+"/", http.NoBody) //nolint:gosec // the address is the rollout's word, and asking it is the point
 	if err != nil {
 		fmt.Println("address:", err)
 		os.Exit(4)
@@ -43,6 +44,7 @@ func check(want string) {
 		os.Exit(4)
 	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<10))
+	response.Body.Close()
 	fmt.Printf("revision %s step %s answers %q (%v)\n", os.Getenv("TIDEGATE_REVISION"), os.Getenv("TIDEGATE_STEP"), body, err)
 	if !strings.HasPrefix(string(body), want+" ") {
 		fmt.Println("wrong version: want", want)
