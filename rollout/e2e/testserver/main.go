@@ -44,7 +44,7 @@ func check(want string) {
 		os.Exit(4)
 	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<10))
-	response.Body.Close()
+	_ = response.Body.Close() // only read from
 	fmt.Printf("revision %s step %s answers %q (%v)\n", os.Getenv("TIDEGATE_REVISION"), os.Getenv("TIDEGATE_STEP"), body, err)
 	if !strings.HasPrefix(string(body), want+" ") {
 		fmt.Println("wrong version: want", want)
