@@ -84,7 +84,12 @@ func (r *runner) drive(ctx context.Context, stop onStop) (err error) {
 		// nothing is left to stop.
 		abandon(pipeline.ErrHandover)
 		r.owned.Wait()
-		r.e.slots.releaseRun(r.id)
+		if r.draining {
+			// Others may not have heard yet that the worker stops.
+			r.e.slots.leaveRun(r.id)
+		} else {
+			r.e.slots.releaseRun(r.id)
+		}
 		if !errors.Is(err, journal.ErrFenced) {
 			last, cancel := context.WithTimeout(writes, handOverTimeout)
 			defer cancel()

@@ -92,41 +92,58 @@ func (s *slots) giveBack(h holder) {
 func (s *slots) release(h holder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.leave(h)
+	s.vacate(func(owner holder) bool { return owner == h })
+	s.grant(holder{})
+}
+
+// leave gives back the slot and the place in the queue.
+func (s *slots) leave(h holder) {
 	s.giveBack(h)
-	for environment, owner := range s.environments {
-		if owner == h {
-			delete(s.environments, environment)
-		}
-	}
 	if s.queued[h] {
 		delete(s.queued, h)
 		s.queue = slices.DeleteFunc(s.queue, func(w waiting) bool { return w.holder == h })
 	}
+}
+
+// vacate frees environments.
+func (s *slots) vacate(of func(owner holder) bool) {
+	for environment, owner := range s.environments {
+		if of(owner) {
+			delete(s.environments, environment)
+		}
+	}
+}
+
+// leaveRun gives back what the stages of a run use and ask for, and keeps their
+// environments: the run is handed over, and the deploy it is in the middle of
+// goes on before any other begins.
+func (s *slots) leaveRun(run string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaveAll(run)
 	s.grant(holder{})
 }
 
 // releaseRun gives back what any stage of a run holds: it ended elsewhere.
 func (s *slots) releaseRun(run string) {
-	var holders []holder
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaveAll(run)
+	s.vacate(func(owner holder) bool { return owner.run == run })
+	s.grant(holder{})
+}
+
+func (s *slots) leaveAll(run string) {
 	for h := range s.held {
 		if h.run == run {
-			holders = append(holders, h)
-		}
-	}
-	for _, h := range s.environments {
-		if h.run == run {
-			holders = append(holders, h)
+			s.leave(h)
 		}
 	}
 	for h := range s.queued {
 		if h.run == run {
-			holders = append(holders, h)
+			s.leave(h)
 		}
-	}
-	s.mu.Unlock()
-	for _, h := range holders {
-		s.release(h)
 	}
 }
 
