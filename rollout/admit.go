@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -42,4 +43,26 @@ func (d *driver) admit(ctx context.Context, pods []DarkPod) error {
 		}
 	}
 	return nil
+}
+
+// gone tells the observer that pods were just deleted.
+func (o *observer) gone(pods []DarkPod) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, pod := range pods {
+		o.deletedPods[pod.UID] = true
+	}
+}
+
+func (o *observer) notGone(pods []DarkPod) []DarkPod {
+	return slices.DeleteFunc(pods, func(pod DarkPod) bool { return o.deletedPods[pod.UID] })
+}
+
+// letIn tells the observer that pods were just admitted.
+func (o *observer) letIn(pods []DarkPod) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, pod := range pods {
+		o.admitted[pod.UID] = true
+	}
 }

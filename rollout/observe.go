@@ -1,22 +1,17 @@
 package rollout
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"net"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
 	appslisters "k8s.io/client-go/listers/apps/v1"
@@ -24,7 +19,6 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/tidegate-ci/tidegate/rollout/health"
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
 
@@ -272,157 +266,6 @@ func newer(a, b string) bool {
 	return errA != nil || errB != nil || x >= y
 }
 
-// look takes an observation of the workloads of release.
-func (o *observer) look(release *manifest.Release, r *Rollout, now time.Time) (Observation, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	var pods []*corev1.Pod
-	var sets []*appsv1.ReplicaSet
-	for _, group := range o.groups {
-		p, err := group.pods.Pods(o.store.namespace).List(labels.Everything())
-		if err != nil {
-			return Observation{}, fmt.Errorf("listing pods: %w", err)
-		}
-		s, err := group.replicaSets.ReplicaSets(o.store.namespace).List(labels.Everything())
-		if err != nil {
-			return Observation{}, fmt.Errorf("listing ReplicaSets: %w", err)
-		}
-		pods, sets = append(pods, p...), append(sets, s...)
-	}
-	events, err := o.events.Events(o.store.namespace).List(labels.Everything())
-	if err != nil {
-		return Observation{}, fmt.Errorf("listing events: %w", err)
-	}
-	tolerance := health.DefaultTolerance
-	tolerance.Since = r.Started
-	if r.State == RollingBack {
-		tolerance.Since = r.StateSince
-	}
-	obs := Observation{}
-	for _, u := range release.Objects {
-		ref := manifest.RefOf(u)
-		if !manifest.IsWorkload(ref) {
-			continue
-		}
-		w := Workload{Ref: ref}
-		switch ref.Kind {
-		case "Deployment":
-			d := o.deployment(ref.Name)
-			w.Health = health.Deployment(health.Input{Deployment: d, ReplicaSets: sets, Pods: pods, Events: events, Tolerance: tolerance, Now: now})
-			if d != nil {
-				w.Exists, w.Release, w.Paused = true, d.Annotations[manifest.AnnotationRelease], d.Spec.Paused
-				w.Raised = borrowed(d)
-				w.MinReady = time.Duration(d.Spec.MinReadySeconds) * time.Second
-				w.Replicas = w.Health.Desired
-				if current := health.NewReplicaSet(d, sets); current != nil {
-					w.Hash = current.Labels[appsv1.DefaultDeploymentUniqueLabelKey]
-				}
-			}
-		case "StatefulSet":
-			s := o.statefulSet(ref.Name)
-			w.Health = health.StatefulSet(s, pods, events, tolerance, now)
-			if s != nil {
-				w.Exists, w.Release, w.Replicas = true, s.Annotations[manifest.AnnotationRelease], w.Health.Desired
-				w.Raised, w.OwnPartition = borrowed(s), ownPartition(u)
-				w.MinReady = time.Duration(s.Spec.MinReadySeconds) * time.Second
-				if rolling := s.Spec.UpdateStrategy.RollingUpdate; rolling != nil && rolling.Partition != nil {
-					w.Partition = *rolling.Partition
-				}
-				broken, recheck := oldBroken(s, pods, now)
-				w.OldBroken, w.Health.Recheck = broken, sooner(w.Health.Recheck, recheck)
-				w.New, w.Stuck = health.NewPods(s, pods), o.notGone(stuckPods(s, pods))
-			}
-		case "DaemonSet":
-			d := o.daemonSet(ref.Name)
-			w.Health = health.DaemonSet(d, pods, events, tolerance, now)
-			if d != nil {
-				w.Exists, w.Release, w.Replicas = true, d.Annotations[manifest.AnnotationRelease], w.Health.Desired
-				w.Raised = borrowed(d)
-				w.MinReady = time.Duration(d.Spec.MinReadySeconds) * time.Second
-			}
-		}
-		w.ReadySince = o.readySince(ref.Kind+"/"+ref.Name, w.Health.Status == health.Ready, now)
-		obs.Workloads = append(obs.Workloads, w)
-	}
-	for _, ref := range r.canaryRefs(release) {
-		for _, track := range []Track{CanaryTrack, BaselineTrack, PreviewTrack} {
-			d := o.deployment(track.Name(ref.Name))
-			if d == nil || d.DeletionTimestamp != nil || d.Labels[manifest.LabelApp] != o.store.app || d.Labels[manifest.LabelTrack] != string(track) {
-				continue
-			}
-			strict := health.CanaryTolerance
-			strict.Since = r.Started
-			c := CanaryWorkload{Stable: ref, Track: track, Release: d.Annotations[manifest.AnnotationRelease],
-				Health: health.Deployment(health.Input{Deployment: d, ReplicaSets: sets, Pods: pods, Events: events, Tolerance: strict, Now: now})}
-			c.Replicas = c.Health.Desired
-			c.ReadySince = o.readySince(string(track)+"/"+ref.Name, c.Health.Status == health.Ready, now)
-			c.Dark, c.Serving = o.companionPods(d, sets, pods, now)
-			obs.Canaries = append(obs.Canaries, c)
-		}
-	}
-	o.lookAtServices(&obs, r, pods)
-	return obs, nil
-}
-
-// companionPods lists a companion's pods that wait at the readiness gate, and
-// the names of those that serve.
-func (o *observer) companionPods(companion *appsv1.Deployment, sets []*appsv1.ReplicaSet, pods []*corev1.Pod, now time.Time) (dark []DarkPod, serving []string) {
-	current := health.NewReplicaSet(companion, sets)
-	for _, pod := range pods {
-		if current == nil || !metav1.IsControlledBy(pod, current) || pod.DeletionTimestamp != nil {
-			continue
-		}
-		if conditionTrue(pod, bakedCondition) || o.admitted[string(pod.UID)] {
-			if conditionTrue(pod, corev1.PodReady) {
-				serving = append(serving, pod.Name)
-			}
-			continue
-		}
-		// A restart begins the bake anew even if no cache ever showed the pod down.
-		key := fmt.Sprintf("pod/%s/%d", pod.UID, restartsOf(pod))
-		dark = append(dark, DarkPod{Name: pod.Name, UID: string(pod.UID), UpSince: o.readySince(key, conditionTrue(pod, corev1.ContainersReady), now)})
-	}
-	slices.SortFunc(dark, func(a, b DarkPod) int { return strings.Compare(a.Name, b.Name) })
-	slices.Sort(serving)
-	return dark, serving
-}
-
-func conditionTrue(pod *corev1.Pod, kind corev1.PodConditionType) bool {
-	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
-		return c.Type == kind && c.Status == corev1.ConditionTrue
-	})
-}
-
-func restartsOf(pod *corev1.Pod) int32 {
-	var n int32
-	for i := range pod.Status.ContainerStatuses {
-		n += pod.Status.ContainerStatuses[i].RestartCount
-	}
-	return n
-}
-
-// gone tells the observer that pods were just deleted.
-func (o *observer) gone(pods []DarkPod) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, pod := range pods {
-		o.deletedPods[pod.UID] = true
-	}
-}
-
-func (o *observer) notGone(pods []DarkPod) []DarkPod {
-	return slices.DeleteFunc(pods, func(pod DarkPod) bool { return o.deletedPods[pod.UID] })
-}
-
-// letIn tells the observer that pods were just admitted.
-func (o *observer) letIn(pods []DarkPod) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, pod := range pods {
-		o.admitted[pod.UID] = true
-	}
-}
-
 // canaryRefs lists workloads that may have a canary: those of the plan, and all
 // Deployments of the release, since an older rollout may have left one.
 func (r *Rollout) canaryRefs(release *manifest.Release) []manifest.Ref {
@@ -433,46 +276,6 @@ func (r *Rollout) canaryRefs(release *manifest.Release) []manifest.Ref {
 		}
 	}
 	return refs
-}
-
-func (o *observer) readySince(key string, ready bool, now time.Time) time.Time {
-	if !ready {
-		delete(o.ready, key)
-		return time.Time{}
-	}
-	if _, ok := o.ready[key]; !ok {
-		o.ready[key] = now
-	}
-	return o.ready[key]
-}
-
-// scaled tells whether an autoscaler owns the replicas of the workload, now or
-// with the release that is being applied.
-func (o *observer) scaled(ref manifest.Ref, release *manifest.Release) bool {
-	list, err := o.autoscalers.HorizontalPodAutoscalers(o.store.namespace).List(labels.Everything())
-	if err == nil && slices.ContainsFunc(list, func(h *autoscalingv2.HorizontalPodAutoscaler) bool { return scales(h, ref) }) {
-		return true
-	}
-	return scaledByRelease(ref, release)
-}
-
-func scales(h *autoscalingv2.HorizontalPodAutoscaler, ref manifest.Ref) bool {
-	return h.Spec.ScaleTargetRef.Kind == ref.Kind && h.Spec.ScaleTargetRef.Name == ref.Name
-}
-
-// scaledByRelease tells whether the release brings an autoscaler for the
-// workload: an HPA, or anything shaped like one, such as KEDA's ScaledObject.
-func scaledByRelease(ref manifest.Ref, release *manifest.Release) bool {
-	for _, u := range release.Objects {
-		target, _, err := unstructured.NestedMap(u.Object, "spec", "scaleTargetRef")
-		if err != nil || target == nil || target["name"] != ref.Name {
-			continue
-		}
-		if kind, ok := target["kind"]; !ok || kind == ref.Kind {
-			return true
-		}
-	}
-	return false
 }
 
 // record returns the record as the cluster shows it, with its version; nil when
@@ -487,56 +290,4 @@ func (o *observer) record() (*Record, string) {
 		return nil, ""
 	}
 	return record, object.ResourceVersion
-}
-
-// addresses are where the named pods serve: at the port that a Service of the
-// release sends traffic to, else at their first one, else without a port.
-func (o *observer) addresses(release *manifest.Release, names []string) []string {
-	var found []string
-	for _, group := range o.groups {
-		for _, name := range names {
-			pod, err := group.pods.Pods(o.store.namespace).Get(name)
-			if err != nil || pod.Status.PodIP == "" {
-				continue
-			}
-			address := pod.Status.PodIP
-			if port := servingPort(release, pod); port != 0 {
-				address = net.JoinHostPort(address, strconv.Itoa(int(port)))
-			}
-			if !slices.Contains(found, address) {
-				found = append(found, address)
-			}
-		}
-	}
-	return found
-}
-
-func servingPort(release *manifest.Release, pod *corev1.Pod) int32 {
-	var named []corev1.ContainerPort
-	for _, c := range pod.Spec.Containers {
-		named = append(named, c.Ports...)
-	}
-	for _, u := range release.Objects {
-		if u.GetKind() != "Service" || u.GetAPIVersion() != "v1" {
-			continue
-		}
-		var service corev1.Service
-		if runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &service) != nil || len(service.Spec.Ports) == 0 || len(service.Spec.Selector) == 0 ||
-			!labels.SelectorFromSet(service.Spec.Selector).Matches(labels.Set(pod.Labels)) {
-			continue
-		}
-		first := service.Spec.Ports[0]
-		if first.TargetPort.StrVal == "" {
-			return cmp.Or(first.TargetPort.IntVal, first.Port)
-		}
-		for _, port := range named {
-			if port.Name == first.TargetPort.StrVal {
-				return port.ContainerPort
-			}
-		}
-	}
-	if len(named) > 0 {
-		return named[0].ContainerPort
-	}
-	return 0
 }

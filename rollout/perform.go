@@ -1,0 +1,194 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/tidegate-ci/tidegate/rollout/analysis"
+	"github.com/tidegate-ci/tidegate/rollout/health"
+	"github.com/tidegate-ci/tidegate/rollout/manifest"
+)
+
+// perform carries out one action and records it.
+func (d *driver) perform(ctx context.Context, a Action) error {
+	r := d.record.Current
+	switch a.Kind {
+	case Obey:
+		state := r.State
+		d.record.Command.Groups = r.groupsOf(d.record.Command.By, d.member)
+		if err := d.record.obey(d.clock()); err != nil {
+			return err
+		}
+		return d.recorded(ctx, state)
+	case Mark:
+		if a.Ready {
+			r.StepReadyAt = d.clock()
+		}
+		if a.Peak > r.Peak {
+			r.Peak, r.LastProgress = a.Peak, d.clock()
+		}
+	case BeginHook:
+		r.HookRuns = append(r.HookRuns, HookRun{Hook: a.Hook, Outcome: analysis.Inconclusive, Why: "begins", At: d.clock()})
+	case ApplyNeeded:
+		if err := d.applySet(ctx, d.release, r.Revision, settings{}, d.neededFirst); err != nil {
+			return err
+		}
+	case ApplyRelease:
+		if err := d.applySet(ctx, d.release, r.Revision, a.settings(), r.unbegun); err != nil {
+			return err
+		}
+	case ApplyBase:
+		if err := d.applySet(ctx, d.base, r.Base, a.settings(), nil); err != nil {
+			return err
+		}
+		r.Restored, d.record.Stable = true, r.Base
+	case ApplyWorkload:
+		release, revision := d.target(), r.Revision
+		if release == d.base {
+			revision = r.Base
+		}
+		if err := d.applySet(ctx, release, revision, a.settings(), a.Ref.Same); err != nil {
+			return err
+		}
+		return nil // seen in the cluster, nothing to record
+	case ScaleCanary:
+		u, err := d.companionOf(a)
+		if err != nil {
+			return err
+		}
+		written, err := d.put(ctx, u)
+		if err != nil {
+			return err
+		}
+		d.watch.wrote(written)
+		if a.Track == PreviewTrack {
+			return d.applyPreviewServices(ctx, a.Ref, written.GetUID())
+		}
+		return nil
+	case DeletePods:
+		return d.deletePods(ctx, a.Pods)
+	case PointService:
+		return d.point(ctx, a) // seen in the cluster, nothing to record
+	case Admit:
+		if err := d.admit(ctx, a.Pods); err != nil {
+			return err
+		}
+		d.watch.letIn(a.Pods)
+		return nil
+	case RemoveCanary:
+		if err := d.delete(ctx, a.Track.ref(a.Ref)); err != nil {
+			return err
+		}
+		d.watch.deleted(a.Track.Name(a.Ref.Name))
+		return nil
+	case Prune:
+		d.prune(ctx)
+	case Advance:
+		if f := a.Move.Failure; f != nil && f.Container != nil {
+			f.Log = d.lastLines(ctx, f.Container)
+		}
+	}
+	state := r.State
+	if a.Move != nil {
+		if a.Move.To == Applying {
+			d.intend()
+		}
+		if err := d.record.advance(*a.Move, d.clock()); err != nil {
+			return err
+		}
+	}
+	return d.recorded(ctx, state)
+}
+
+// neededFirst tells whether an object is applied before a companion runs.
+func (d *driver) neededFirst(ref manifest.Ref) bool {
+	return manifest.NeededByPods(ref) && (d.base == nil || !d.base.Contains(ref))
+}
+
+// companionOf makes the companion Deployment that ScaleCanary asks for.
+func (d *driver) companionOf(a Action) (*unstructured.Unstructured, error) {
+	release, revision := d.release, d.record.Current.Revision
+	if a.Track == BaselineTrack {
+		release, revision = d.base, d.record.Current.Base
+	}
+	return a.Track.of(manifest.Stamped(release.Find(a.Ref), d.app, revision, release.Digest), a.Replicas)
+}
+
+// recorded saves the record and, when a state ended, tells those who want to know.
+func (d *driver) recorded(ctx context.Context, before State) error {
+	if err := d.save(ctx); err != nil {
+		return err
+	}
+	if now := d.record.Current.State; now != before && (now.Final() || now == RollingBack) {
+		d.notify(*d.record)
+	}
+	if r := d.record.Current; r.State.Final() && r.runsJobs() {
+		if err := d.endTasks(ctx, r.Revision); err != nil {
+			d.log.Warn("the Jobs of gates and hooks stay until they expire", zap.String("app", d.app), zap.Error(err))
+		}
+	}
+	if d.record.Current.State.Final() {
+		if err := d.pruneReleases(ctx, d.record); err != nil {
+			d.log.Warn("old manifests stay for now", zap.String("app", d.app), zap.Error(err))
+		}
+	}
+	return nil
+}
+
+// cannot handles an action that failed for good: forward, the release is taken
+// back; backward, that has failed.
+func (d *driver) cannot(ctx context.Context, a Action, cause error) error {
+	if errors.Is(cause, ErrLost) || ctx.Err() != nil || transient(cause) {
+		return cause
+	}
+	f := &Failure{Reason: ApplyRefused, Message: clipText(fmt.Sprintf("%s: %s", a.Why, cause))}
+	move := Move{To: RollingBack, Ending: EndedByFailure, Failure: f}
+	r := d.record.Current
+	if r.State == RollingBack {
+		move.To = Failed
+	}
+	if _, ok := transitions[r.State][move.To]; !ok {
+		return cause
+	}
+	before := r.State
+	if err := d.record.advance(move, d.clock()); err != nil {
+		return err
+	}
+	return d.recorded(ctx, before)
+}
+
+// ApplyRefused says that the API server refused a write that its dry run had accepted.
+const ApplyRefused health.Reason = "ApplyRefused"
+
+// lastLines reads the end of a failing container's log. It is bounded in time
+// too: going back matters more.
+func (d *driver) lastLines(ctx context.Context, c *health.Container) []string {
+	const patience = time.Second
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	lines, limit := int64(maxLogLines), int64(maxLogBytes)
+	stream, err := d.kube.CoreV1().Pods(d.namespace).GetLogs(c.Pod, &corev1.PodLogOptions{
+		Container: c.Name, Previous: c.Previous, TailLines: &lines, LimitBytes: &limit}).Stream(ctx)
+	if err != nil {
+		d.log.Info("no log of the failing container", zap.String("pod", c.Pod), zap.Error(err))
+		return nil
+	}
+	defer stream.Close()
+	content, err := io.ReadAll(io.LimitReader(stream, maxLogBytes))
+	if err != nil && len(content) == 0 {
+		return nil
+	}
+	text := strings.TrimRight(strings.ToValidUTF8(string(content), "�"), "\n")
+	if text == "" {
+		return nil
+	}
+	return strings.Split(text, "\n")
+}
