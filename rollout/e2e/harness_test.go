@@ -85,9 +85,11 @@ func setUp(m *testing.M) (int, error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("building the test server: %w: %s", err, out)
 	}
-	tidegate = filepath.Join(dir, "tidegate")
-	if out, err := exec.Command("go", "build", "-o", tidegate, "../../cmd/tidegate").CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("building tidegate: %w: %s", err, out)
+	if tidegate = os.Getenv("TIDEGATE_BINARY"); tidegate == "" {
+		tidegate = filepath.Join(dir, "tidegate")
+		if out, err := exec.Command("go", "build", "-o", tidegate, "../../cmd/tidegate").CombinedOutput(); err != nil {
+			return 0, fmt.Errorf("building tidegate: %w: %s", err, out)
+		}
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -177,7 +179,8 @@ spec:
   ports: [{port: 80, targetPort: 8080}]
 `
 
-// world is a namespace of its own with a controller.
+// world is a namespace of its own with a controller. Its test runs beside others:
+// what takes time in a rollout is waiting.
 type world struct {
 	*testing.T
 	namespace string
@@ -185,7 +188,8 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	ns, err := kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-"}}, metav1.CreateOptions{})
 	require.NoError(t, err)
