@@ -42,6 +42,7 @@ takes it back. A release of the same application that is under way is superseded
 			result, err := controller.Start(cmd.Context(), request, printProgress(cmd))
 			if err != nil {
 				printFailure(cmd.ErrOrStderr(), result.Rollout.Failure)
+				printExplained(cmd.ErrOrStderr(), result.Rollout.Failure)
 				return rolloutError(err)
 			}
 			if result.Unchanged {

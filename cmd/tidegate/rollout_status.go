@@ -200,6 +200,7 @@ func printRecord(w io.Writer, record *rollout.Record, owner string) {
 	}
 	if c.Failure != nil {
 		row("reason", string(c.Failure.Reason))
+		row("what to do", explained(c.Failure.Reason))
 	}
 	_ = table.Flush()
 	printAnalyses(w, c.Analyses)

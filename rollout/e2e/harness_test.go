@@ -189,7 +189,11 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	return openWorld(t, 5*time.Minute)
+}
+
+func openWorld(t *testing.T, patience time.Duration) *world {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	ns, err := kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-"}}, metav1.CreateOptions{})
 	require.NoError(t, err)

@@ -60,6 +60,7 @@ func TestCrashAfterReadyIsTakenBack(t *testing.T) {
 	w.startVerified(v1)
 	before, err := kube.AppsV1().Deployments(w.namespace).Get(w.ctx, "shop", metav1.GetOptions{})
 	require.NoError(t, err)
+	fewest := w.fewestReady("app=shop")
 
 	request := w.request(v3, 0, rollout.Step{Weight: 20}, rollout.Step{Weight: 80})
 	request.Bake = nil // the default
@@ -81,4 +82,5 @@ func TestCrashAfterReadyIsTakenBack(t *testing.T) {
 	require.ErrorIs(t, err, rollout.ErrFailed)
 	require.Equal(t, health.CrashLoop, result.Rollout.Failure.Reason)
 	require.Equal(t, 3, w.pods()[v1])
+	require.GreaterOrEqual(t, fewest(), 3, "its own maxUnavailable is 0")
 }

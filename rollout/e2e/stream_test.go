@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -66,14 +67,20 @@ func newClient() *http.Client {
 // stream sends requests until it is ended.
 func (w *world) stream(service string) *stream {
 	w.Helper()
+	return w.steady(service, 4, 10*time.Millisecond)
+}
+
+// steady sends requests at a pace of each sender's own.
+func (w *world) steady(service string, senders int, every time.Duration) *stream {
+	w.Helper()
 	address := w.address(service)
 	ctx, cancel := context.WithCancel(w.ctx)
 	s := &stream{}
-	var senders sync.WaitGroup
-	for range 4 {
-		senders.Go(func() {
+	var sending sync.WaitGroup
+	for range senders {
+		sending.Go(func() {
 			client := newClient()
-			pace := time.NewTicker(10 * time.Millisecond)
+			pace := time.NewTicker(every)
 			defer pace.Stop()
 			for {
 				select {
@@ -96,9 +103,16 @@ func (w *world) stream(service string) *stream {
 			}
 		})
 	}
-	s.stop = func() { cancel(); senders.Wait() }
+	s.stop = func() { cancel(); sending.Wait() }
 	w.Cleanup(s.stop)
 	return s
+}
+
+// failed lists the requests that failed so far.
+func (s *stream) failed() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.failures)
 }
 
 // end stops the stream and returns how many requests each version answered, and

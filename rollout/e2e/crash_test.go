@@ -1,0 +1,453 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/tidegate-ci/tidegate/rollout"
+)
+
+const (
+	// lanes are applications that are rolled out side by side, each in a namespace
+	// of its own: most of a run is waiting for a dead owner's lease.
+	lanes = 12
+	// mostWrites bounds the search for a command's last write.
+	mostWrites = 120
+)
+
+// scenario is a command that is killed at each of its writes.
+type scenario struct {
+	name string
+	// args of "tidegate rollout"; image is the one that the lane does not run.
+	args func(image string) []string
+	ends rollout.State
+	// stays tells that what ran before runs in the end.
+	stays bool
+	// writes are some of those at which it must have been killed.
+	writes []string
+}
+
+var scenarios = []scenario{
+	{name: "canary", ends: rollout.Verified,
+		args: func(image string) []string {
+			return []string{"start", "shop", "-f", "shop.yaml", "--image", "shop=" + image, "--canary", "50", "--bake", "0s"}
+		},
+		writes: []string{"POST secrets", "PUT configmaps/tidegate-shop", "PATCH deployments/shop-canary", "PATCH pods/", "PATCH deployments/shop",
+			"DELETE deployments/shop-canary", "DELETE configmaps/shop-", "PUT leases/tidegate-shop"}},
+	{name: "rollback", ends: rollout.Verified,
+		args:   func(string) []string { return []string{"rollback", "shop"} },
+		writes: []string{"POST secrets", "PUT configmaps/tidegate-shop", "PATCH deployments/shop", "PUT leases/tidegate-shop"}},
+	{name: "blue-green", ends: rollout.Verified,
+		args: func(image string) []string {
+			return []string{"start", "shop", "-f", "shop.yaml", "--image", "shop=" + image, "--strategy", "blue-green", "--keep-old", "1s", "--bake", "0s"}
+		},
+		writes: []string{"PATCH deployments/shop-preview", "PATCH services/shop-preview", "PATCH services/shop", "PATCH pods/", "DELETE deployments/shop-preview"}},
+	{name: "taken back", ends: rollout.RolledBack, stays: true,
+		args: func(string) []string {
+			return []string{"start", "shop", "-f", "shop.yaml", "--image", "shop=" + host + "/shop" + missingDigest, "--bake", "0s"}
+		},
+		writes: []string{"PATCH deployments/shop", "PUT configmaps/tidegate-shop", "DELETE configmaps/shop-"}},
+}
+
+// crash is one run: the command of a scenario, killed at its n-th write.
+type crash struct {
+	scenario int
+	n        int
+	answered bool
+}
+
+func (c crash) of() *scenario { return &scenarios[c.scenario] }
+
+func (c crash) String() string {
+	when := "before"
+	if c.answered {
+		when = "after"
+	}
+	return fmt.Sprintf("%s/%s write %d", c.of().name, when, c.n)
+}
+
+// ending is how a run left the cluster.
+type ending struct {
+	crash
+	struck string // what was being written; "" when it was not disturbed
+	left   string
+}
+
+// A process that is killed at any write to the API server, before or after that
+// is done, leaves a rollout that goes on to the same end, and whose Service never
+// has too few good pods meanwhile.
+func TestKilledAtEveryWriteEndsAlike(t *testing.T) {
+	t.Parallel()
+	images := [2]string{image(t, "VERSION=1"), image(t, "VERSION=2")}
+	runs, stop := make(chan crash), make(chan struct{})
+	var last [4]atomic.Bool // a scenario whose last write has been found
+	var mu sync.Mutex
+	var endings []ending
+	var asking, working sync.WaitGroup
+	asking.Go(func() {
+		defer close(runs)
+		for n := 1; n <= mostWrites; n++ {
+			for i := range scenarios {
+				for _, answered := range []bool{false, true} {
+					if last[i].Load() {
+						continue
+					}
+					select {
+					case runs <- crash{i, n, answered}:
+					case <-stop:
+						return
+					}
+				}
+			}
+		}
+	})
+	for i := range lanes {
+		working.Go(func() {
+			t.Run(fmt.Sprintf("lane %d", i+1), func(t *testing.T) {
+				l := openLane(t, images)
+				for c := range runs {
+					ok := t.Run(c.String(), func(t *testing.T) {
+						e := l.killed(t, c)
+						if e.struck == "" {
+							last[c.scenario].Store(true)
+						}
+						mu.Lock()
+						defer mu.Unlock()
+						endings = append(endings, e)
+					})
+					if !ok {
+						return // its application is not as the next run needs it
+					}
+				}
+			})
+		})
+	}
+	working.Wait()
+	close(stop)
+	asking.Wait()
+	if t.Failed() {
+		return
+	}
+	for i := range scenarios {
+		compare(t, i, endings)
+	}
+}
+
+// compare holds the endings of a scenario to the one that was not disturbed.
+func compare(t *testing.T, i int, endings []ending) {
+	t.Helper()
+	s := scenarios[i]
+	var reference *ending
+	places := map[string]int{}
+	kills := 0
+	for j := range endings {
+		switch e := &endings[j]; {
+		case e.scenario != i:
+		case e.struck == "":
+			reference = e
+		default:
+			places[e.struck]++
+			kills++
+		}
+	}
+	require.NotNil(t, reference, "%s has more than %d writes", s.name, mostWrites)
+	for _, e := range endings {
+		if e.scenario == i && e.left != reference.left {
+			t.Errorf("%s (%s) ended otherwise than undisturbed:\n%s", e.crash, e.struck, cmp.Diff(reference.left, e.left))
+		}
+	}
+	at := slices.Sorted(maps.Keys(places))
+	for _, want := range s.writes {
+		require.True(t, slices.ContainsFunc(at, func(place string) bool { return strings.HasPrefix(place, want) }),
+			"%s was never killed at %s; killed at %v", s.name, want, at)
+	}
+	t.Logf("%s: killed %d times, at %v", s.name, kills, places)
+}
+
+// lane is an application that serves through all of its runs.
+type lane struct {
+	w      *world
+	images [2]string
+	runs   int // image and configuration differ from run to run
+	live   *stream
+	fewest func() int
+}
+
+// two is the application: two pods, neither of which may be missing.
+var two = strings.Replace(graceful, "replicas: 3", "replicas: 2", 1)
+
+func (l *lane) manifests() string {
+	return strings.Replace(two, "GREETING: hello", fmt.Sprintf("GREETING: hello-%d", l.runs), 1)
+}
+
+func (l *lane) image() string { return l.images[l.runs%2] }
+
+func openLane(t *testing.T, images [2]string) *lane {
+	l := &lane{w: openWorld(t, 8*time.Minute), images: images}
+	l.plain(l.w)
+	l.w.answersWith("shop", "1")
+	l.live = l.w.steady("shop", 1, 50*time.Millisecond)
+	l.fewest = l.w.fewestReady("app=shop")
+	return l
+}
+
+// plain rolls the next release out without disturbance.
+func (l *lane) plain(w *world) {
+	w.Helper()
+	r := w.request(l.image(), 0)
+	r.Release = w.release(l.manifests(), l.image())
+	result, err := w.controller().Start(w.ctx, r, nil)
+	require.NoError(w, err)
+	require.Equal(w, rollout.Verified, result.Rollout.State)
+	l.runs++
+}
+
+// killed runs a command that is killed, and whatever goes on after it.
+func (l *lane) killed(t *testing.T, c crash) ending {
+	w := *l.w
+	w.T = t
+	before, _, err := w.controller().Status(w.ctx, w.target())
+	require.NoError(t, err)
+	if c.of().name == "rollback" && verified(before) < 2 {
+		l.plain(&w)
+		before, _, err = w.controller().Status(w.ctx, w.target())
+		require.NoError(t, err)
+	}
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "shop.yaml"), []byte(l.manifests()), 0o600))
+	args := c.of().args(l.image())
+	l.runs++
+
+	struck, out, err := w.through(c.n, c.answered, dir, args...)
+	var exit *exec.ExitError
+	switch {
+	case struck != "":
+		require.ErrorAs(t, err, &exit, "%s", out)
+		require.Equal(t, syscall.SIGKILL, exit.Sys().(syscall.WaitStatus).Signal(), "%s", out)
+		t.Logf("killed at %s", struck)
+		w.goesOn(c, dir, args, before.Revisions)
+	case c.of().ends == rollout.Verified:
+		require.NoError(t, err, "%s", out)
+	default:
+		require.ErrorAs(t, err, &exit, "%s", out)
+		require.Equal(t, 1, exit.ExitCode(), "%s", out)
+	}
+
+	record, _, err := w.controller().Status(w.ctx, w.target())
+	require.NoError(t, err)
+	require.Equal(t, before.Revisions+1, record.Current.Revision, "one release, one revision")
+	require.Equal(t, c.of().ends, record.Current.State, record.Current.Sentence())
+	require.Nil(t, record.Command)
+	serves := record.Revision(record.Verified)
+	if c.of().stays {
+		require.Equal(t, before.Verified, record.Verified)
+	} else {
+		require.Equal(t, record.Current.Revision, record.Verified)
+		require.NotEmpty(t, record.Current.Gates, "no promotion without a gate")
+	}
+	require.Len(t, serves.Images, 1)
+	w.settles(map[string]int{serves.Images[0]: 2})
+	require.GreaterOrEqual(t, l.fewest(), 2, "good pods were missing")
+	require.Empty(t, l.live.failed(), "requests failed")
+	w.age()
+	return ending{crash: c, struck: struck, left: w.left(record, serves.Images[0])}
+}
+
+func verified(record *rollout.Record) int {
+	n := 0
+	for i := range record.History {
+		if record.History[i].Verified() {
+			n++
+		}
+	}
+	return n
+}
+
+// goesOn does what people do when the process is gone: resume, or when nothing
+// had begun, the same command again. After half of the kills the dead owner's
+// lease is waited out; before the others the machine was away for longer.
+func (w *world) goesOn(c crash, dir string, args []string, known int) {
+	w.Helper()
+	if c.answered {
+		w.age()
+	}
+	record, _, err := w.controller().Status(w.ctx, w.target())
+	require.NoError(w, err)
+	switch {
+	case record.Live() && c.answered:
+		out, err := exec.CommandContext(w.ctx, tidegate, "rollout", "resume", "shop", "-n", w.namespace, "--by", "oncall").CombinedOutput()
+		require.NoError(w, err, "%s", out)
+	case record.Live():
+		_, err := w.controller().Continue(w.ctx, w.target(), w.log(nil))
+		if c.of().ends == rollout.Verified {
+			require.NoError(w, err)
+		} else {
+			require.ErrorIs(w, err, rollout.ErrFailed)
+		}
+	case record.Current.Revision > known: // had come to its end
+	default:
+		command := exec.CommandContext(w.ctx, tidegate, append([]string{"rollout", "-n", w.namespace, "--by", "oncall"}, args...)...)
+		command.Dir = dir
+		out, err := command.CombinedOutput()
+		var exit *exec.ExitError
+		if c.of().ends == rollout.Verified {
+			require.NoError(w, err, "%s", out)
+		} else {
+			require.True(w, errors.As(err, &exit) && exit.ExitCode() == 1, "%v: %s", err, out)
+		}
+	}
+}
+
+// age lets the lease of a dead owner look as if it had died two minutes ago. A
+// lease that was given up stays so.
+func (w *world) age() {
+	w.Helper()
+	lease, err := kube.CoordinationV1().Leases(w.namespace).Get(w.ctx, "tidegate-shop", metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return
+	}
+	require.NoError(w, err)
+	at := metav1.NewMicroTime(time.Now().Add(-2 * time.Minute))
+	body, err := json.Marshal(map[string]any{"spec": map[string]any{"renewTime": at}})
+	require.NoError(w, err)
+	_, err = kube.CoordinationV1().Leases(w.namespace).Patch(w.ctx, lease.Name, types.MergePatchType, body, metav1.PatchOptions{})
+	require.NoError(w, err)
+}
+
+var (
+	greeting   = regexp.MustCompile(`hello-\d+`)
+	configName = regexp.MustCompile(`^shop-[0-9a-f]{10}$`)
+)
+
+// left describes all that a rollout may have written, without what differs from
+// run to run: numbers of revisions, digests, and which image and configuration.
+func (w *world) left(record *rollout.Record, image string) string {
+	w.Helper()
+	type object struct {
+		Name                string
+		Labels, Annotations map[string]string
+		Managers            []string
+		Content             any
+	}
+	var all []object
+	add := func(kind string, meta metav1.ObjectMeta, content any) {
+		o := object{Name: kind + "/" + meta.Name, Labels: meta.Labels, Annotations: meta.Annotations, Content: content}
+		for _, key := range []string{"deployment.kubernetes.io/revision", "tidegate.dev/revision", "tidegate.dev/release"} {
+			if _, ok := o.Annotations[key]; ok {
+				o.Annotations[key] = "…"
+			}
+		}
+		for _, entry := range meta.ManagedFields {
+			if name := entry.Manager + "/" + entry.Subresource; !slices.Contains(o.Managers, name) {
+				o.Managers = append(o.Managers, name)
+			}
+		}
+		slices.Sort(o.Managers)
+		all = append(all, o)
+	}
+	deployments, err := kube.AppsV1().Deployments(w.namespace).List(w.ctx, metav1.ListOptions{})
+	require.NoError(w, err)
+	config := ""
+	for _, d := range deployments.Items {
+		config = d.Spec.Template.Spec.Containers[0].EnvFrom[0].ConfigMapRef.Name
+		add("Deployment", d.ObjectMeta, d.Spec)
+	}
+	services, err := kube.CoreV1().Services(w.namespace).List(w.ctx, metav1.ListOptions{})
+	require.NoError(w, err)
+	for _, s := range services.Items {
+		s.Spec.ClusterIP, s.Spec.ClusterIPs = "", nil
+		add("Service", s.ObjectMeta, s.Spec)
+	}
+	configs, err := kube.CoreV1().ConfigMaps(w.namespace).List(w.ctx, metav1.ListOptions{})
+	require.NoError(w, err)
+	for _, c := range configs.Items {
+		if configName.MatchString(c.Name) {
+			role := "shop-before"
+			if c.Name == config {
+				role = "shop-now"
+			}
+			c.Name = role
+			add("ConfigMap", c.ObjectMeta, c.Data)
+		}
+	}
+	for _, known := range append(slices.Clone(record.History), *record.Current) {
+		_, err := kube.CoreV1().Secrets(w.namespace).Get(w.ctx, fmt.Sprintf("tidegate-shop-r%d", known.Revision), metav1.GetOptions{})
+		require.NoError(w, err, "the manifests of revision %d, which is in the history", known.Revision)
+	}
+	inventory := map[string]bool{}
+	for _, ref := range record.Inventory {
+		if configName.MatchString(ref.Name) {
+			ref.Name = "shop-*"
+		}
+		inventory[ref.Kind+"/"+ref.Name] = true
+	}
+	slices.SortFunc(all, func(a, b object) int { return strings.Compare(a.Name, b.Name) })
+	text, err := json.MarshalIndent(struct {
+		Objects   []object
+		Inventory map[string]bool
+		Gates     int
+	}{all, inventory, len(record.Current.Gates)}, "", " ")
+	require.NoError(w, err)
+	return greeting.ReplaceAllString(strings.NewReplacer(image, "IMAGE", `"`+config+`"`, `"CONFIG"`, w.namespace, "NAMESPACE").Replace(string(text)), "hello-N")
+}
+
+// fewestReady watches pods from now on and tells the fewest of them that were
+// ready, and not told to stop, at once.
+func (w *world) fewestReady(selector string) func() int {
+	w.Helper()
+	list, err := kube.CoreV1().Pods(w.namespace).List(w.ctx, metav1.ListOptions{LabelSelector: selector})
+	require.NoError(w, err)
+	ready := map[types.UID]bool{}
+	see := func(pod *corev1.Pod, deleted bool) {
+		delete(ready, pod.UID)
+		for _, c := range pod.Status.Conditions {
+			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && pod.DeletionTimestamp == nil && !deleted {
+				ready[pod.UID] = true
+			}
+		}
+	}
+	for i := range list.Items {
+		see(&list.Items[i], false)
+	}
+	var fewest atomic.Int64
+	fewest.Store(int64(len(ready)))
+	watch, err := kube.CoreV1().Pods(w.namespace).Watch(w.ctx, metav1.ListOptions{LabelSelector: selector, ResourceVersion: list.ResourceVersion})
+	require.NoError(w, err)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for event := range watch.ResultChan() {
+			if pod, ok := event.Object.(*corev1.Pod); ok {
+				see(pod, event.Type == "DELETED")
+				fewest.Store(min(fewest.Load(), int64(len(ready))))
+			}
+		}
+	}()
+	w.Cleanup(func() {
+		watch.Stop()
+		<-ended
+	})
+	return func() int { return int(fewest.Load()) }
+}
