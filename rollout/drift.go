@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -115,19 +114,4 @@ func (s *store) driftOf(ctx context.Context, u *unstructured.Unstructured, with 
 		return nil, nil
 	}
 	return &d, nil
-}
-
-// scaledWorkloads finds out whose replicas an autoscaler owns, now or with the release.
-func (s *store) scaledWorkloads(ctx context.Context, release *manifest.Release) (func(manifest.Ref) bool, error) {
-	var autoscalers *autoscalingv2.HorizontalPodAutoscalerList
-	if err := s.retry(ctx, "listing autoscalers", func(ctx context.Context) (err error) {
-		autoscalers, err = s.kube.AutoscalingV2().HorizontalPodAutoscalers(s.namespace).List(ctx, metav1.ListOptions{})
-		return err
-	}); err != nil {
-		return nil, err
-	}
-	return func(ref manifest.Ref) bool {
-		return manifest.IsWorkload(ref) && (scaledByRelease(ref, release) ||
-			slices.ContainsFunc(autoscalers.Items, func(h autoscalingv2.HorizontalPodAutoscaler) bool { return scales(&h, ref) }))
-	}, nil
 }

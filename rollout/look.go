@@ -7,10 +7,8 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/tidegate-ci/tidegate/rollout/health"
@@ -155,33 +153,4 @@ func (o *observer) readySince(key string, ready bool, now time.Time) time.Time {
 		o.ready[key] = now
 	}
 	return o.ready[key]
-}
-
-// scaled tells whether an autoscaler owns the replicas of the workload, now or
-// with the release that is being applied.
-func (o *observer) scaled(ref manifest.Ref, release *manifest.Release) bool {
-	list, err := o.autoscalers.HorizontalPodAutoscalers(o.store.namespace).List(labels.Everything())
-	if err == nil && slices.ContainsFunc(list, func(h *autoscalingv2.HorizontalPodAutoscaler) bool { return scales(h, ref) }) {
-		return true
-	}
-	return scaledByRelease(ref, release)
-}
-
-func scales(h *autoscalingv2.HorizontalPodAutoscaler, ref manifest.Ref) bool {
-	return h.Spec.ScaleTargetRef.Kind == ref.Kind && h.Spec.ScaleTargetRef.Name == ref.Name
-}
-
-// scaledByRelease tells whether the release brings an autoscaler for the
-// workload: an HPA, or anything shaped like one, such as KEDA's ScaledObject.
-func scaledByRelease(ref manifest.Ref, release *manifest.Release) bool {
-	for _, u := range release.Objects {
-		target, _, err := unstructured.NestedMap(u.Object, "spec", "scaleTargetRef")
-		if err != nil || target == nil || target["name"] != ref.Name {
-			continue
-		}
-		if kind, ok := target["kind"]; !ok || kind == ref.Kind {
-			return true
-		}
-	}
-	return false
 }

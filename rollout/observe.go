@@ -36,6 +36,8 @@ type observer struct {
 	services     corelisters.ServiceLister // nil when the rollout switches none
 	records      corelisters.ConfigMapLister
 	groups       []podGroup
+	// scaledObjects are KEDA's, as they were when the observer began.
+	scaledObjects []unstructured.Unstructured
 
 	mu sync.Mutex
 	// written are objects that this process wrote and its caches may not show
@@ -59,6 +61,12 @@ type podGroup struct {
 	replicaSets appslisters.ReplicaSetLister
 }
 
+// telling selects the events that say why something does not go on. They are of
+// many kinds and of several programs, autoscalers among them, so that those which
+// accompany every pod that does well are left out instead.
+const telling = "reason!=Scheduled,reason!=Pulling,reason!=Pulled,reason!=Created,reason!=Started,reason!=Killing," +
+	"reason!=SuccessfulCreate,reason!=SuccessfulDelete,reason!=ScalingReplicaSet,reason!=Unhealthy,reason!=BackOff"
+
 // observe starts the informers for the workloads of releases, and with switches
 // those for Services, and returns when their first lists are in.
 func (s *store) observe(ctx context.Context, switches bool, releases ...*manifest.Release) (*observer, error) {
@@ -71,7 +79,7 @@ func (s *store) observe(ctx context.Context, switches bool, releases ...*manifes
 		informers.WithTweakListOptions(func(options *metav1.ListOptions) { options.FieldSelector = "metadata.name=" + s.name() }))
 	warnings := informers.NewSharedInformerFactoryWithOptions(s.kube, 0, informers.WithNamespace(s.namespace), informers.WithTransform(slim),
 		informers.WithTweakListOptions(func(options *metav1.ListOptions) {
-			options.FieldSelector = "type=Warning,involvedObject.kind=Pod"
+			options.FieldSelector = telling
 		}))
 	factories := []informers.SharedInformerFactory{factory, own, warnings}
 	watched := []cache.SharedIndexInformer{
@@ -125,6 +133,10 @@ func (s *store) observe(ctx context.Context, switches bool, releases ...*manifes
 	}
 	for _, f := range factories {
 		f.Start(ctx.Done())
+	}
+	if o.scaledObjects, err = s.scaledObjects(ctx); err != nil {
+		o.stop()
+		return nil, err
 	}
 	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
 		o.stop()

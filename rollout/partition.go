@@ -14,7 +14,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
@@ -181,24 +180,51 @@ func ordinal(pod *corev1.Pod) int64 {
 	return n
 }
 
-// deletePods removes pods, each only while it is the very one that was seen.
+// deletePods removes pods that do not serve, each only while it is the very one
+// that was seen.
 func (d *driver) deletePods(ctx context.Context, pods []DarkPod) error {
+	var gone []DarkPod
 	for _, pod := range pods {
 		if err := d.mayWrite(ctx); err != nil {
 			return err
 		}
-		uid := types.UID(pod.UID)
-		err := d.retry(ctx, "deleting pod "+pod.Name, func(ctx context.Context) error {
-			err := d.kube.CoreV1().Pods(d.namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
-			if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-				return nil // it is gone already
-			}
-			return err
-		})
+		deleted, err := d.deleteIdle(ctx, pod)
 		if err != nil {
 			return err
 		}
+		if deleted {
+			gone = append(gone, pod)
+		}
 	}
-	d.watch.gone(pods)
+	d.watch.gone(gone)
 	return nil
+}
+
+// deleteIdle deletes a pod unless it has turned ready: the deletion is for the
+// version of the pod that was read and not ready, so that no PodDisruptionBudget,
+// which counts pods that are, has one less by it. An eviction would not do: a
+// budget that allows none would keep a broken pod, and so the release that mends it.
+func (d *driver) deleteIdle(ctx context.Context, pod DarkPod) (gone bool, err error) {
+	client := d.kube.CoreV1().Pods(d.namespace)
+	err = d.retry(ctx, "deleting pod "+pod.Name, func(ctx context.Context) error {
+		for {
+			live, err := client.Get(ctx, pod.Name, metav1.GetOptions{})
+			if apierrors.IsNotFound(err) || err == nil && string(live.UID) != pod.UID {
+				gone = true
+				return nil
+			}
+			if err != nil || conditionTrue(live, corev1.PodReady) {
+				return err
+			}
+			err = client.Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &live.UID, ResourceVersion: &live.ResourceVersion}})
+			if !apierrors.IsConflict(err) {
+				gone = err == nil || apierrors.IsNotFound(err)
+				if gone {
+					return nil
+				}
+				return err
+			}
+		}
+	})
+	return gone, err
 }

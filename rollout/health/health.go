@@ -39,7 +39,8 @@ const (
 	PodCreationRefused   Reason = "PodCreationRefused"
 	Unschedulable        Reason = "Unschedulable"
 	VolumeMountFailed    Reason = "VolumeMountFailed"
-	PodFailed            Reason = "PodFailed" // evicted, or ended on its own
+	PodFailed            Reason = "PodFailed"    // evicted, or ended on its own
+	PodDisrupted         Reason = "PodDisrupted" // taken away by the cluster: node lost, drain, preemption
 	NotReady             Reason = "NotReady"
 	DeadlineExceeded     Reason = "DeadlineExceeded"
 	StatusStale          Reason = "StatusStale" // the controller has not seen the newest specification yet
@@ -62,6 +63,9 @@ type Tolerance struct {
 	// Scheduling, Creation and Mount are how long a pod may stay without a node, without
 	// being created (quota, admission), without its volumes.
 	Scheduling, Creation, Mount time.Duration
+	// ScaleUp is how long a pod may stay without a node although a cluster
+	// autoscaler said that it works on it, counted from when it last said so.
+	ScaleUp time.Duration
 	// Config is how long configuration may be missing: the kubelet's cache may lag.
 	Config time.Duration
 }
@@ -70,6 +74,7 @@ type Tolerance struct {
 var DefaultTolerance = Tolerance{
 	Restarts: 1, CrashAfterReady: true, ImagePull: 30 * time.Second, Scheduling: time.Minute,
 	Creation: 10 * time.Second, Mount: time.Minute, Config: 3 * time.Second,
+	ScaleUp: 15 * time.Minute, // the Cluster Autoscaler's own --max-node-provision-time
 }
 
 // CanaryTolerance judges a few pods that exist to be judged: one crash of a pod

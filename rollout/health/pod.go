@@ -13,7 +13,7 @@ import (
 // pods is one all the same.
 func judgePod(pod *corev1.Pod, events []*corev1.Event, tolerance Tolerance, totalRestarts int32, now time.Time) *symptom {
 	if pod.DeletionTimestamp != nil {
-		return nil
+		return disrupted(pod)
 	}
 	since := pod.CreationTimestamp.Time
 	scheduled := podCondition(pod, corev1.PodScheduled)
@@ -33,7 +33,7 @@ func judgePod(pod *corev1.Pod, events []*corev1.Event, tolerance Tolerance, tota
 		return &symptom{reason: PodFailed, detail: clip(fmt.Sprintf("pod failed: %s %s", pod.Status.Reason, pod.Status.Message))}
 	}
 	if scheduled != nil && scheduled.Status == corev1.ConditionFalse && scheduled.Reason == corev1.PodReasonUnschedulable {
-		return patient(Unschedulable, tolerance.Scheduling, "Unschedulable: "+scheduled.Message)
+		return judgeUnscheduled(pod, scheduled.Message, events, tolerance, now)
 	}
 	var soft *symptom
 	for i := range pod.Status.InitContainerStatuses {
@@ -73,7 +73,10 @@ func judgePod(pod *corev1.Pod, events []*corev1.Event, tolerance Tolerance, tota
 			return patient(VolumeMountFailed, tolerance.Mount, "FailedAttachVolume: "+message)
 		}
 	}
-	return nil
+	if s := disrupted(pod); s != nil {
+		return s
+	}
+	return onLostNode(pod, events)
 }
 
 func first(a, b *symptom) *symptom {
@@ -196,29 +199,6 @@ func waitingForContainers(pod *corev1.Pod) bool {
 		}
 	}
 	return len(pod.Status.ContainerStatuses) == 0
-}
-
-// warning finds the newest warning about the pod with the reason, and how often it came.
-func warning(events []*corev1.Event, pod *corev1.Pod, reason string) (message string, count int32) {
-	var newest time.Time
-	for _, e := range events {
-		if e.Reason != reason || e.InvolvedObject.UID != pod.UID || e.Type != corev1.EventTypeWarning {
-			continue
-		}
-		// "Error: ErrImagePull" accompanies the event that tells the cause.
-		if strings.HasPrefix(e.Message, "Error: ") {
-			continue
-		}
-		n := max(e.Count, 1)
-		if e.Series != nil {
-			n = max(n, e.Series.Count)
-		}
-		count += n
-		if at := e.LastTimestamp.Time; message == "" || at.After(newest) {
-			message, newest = e.Message, at
-		}
-	}
-	return message, count
 }
 
 // definitePulls are parts of messages by which a registry or runtime says that

@@ -112,25 +112,6 @@ func ownedBy(d *appsv1.Deployment, owner *metav1.OwnerReference, sets []*appsv1.
 	return false
 }
 
-// refused judges pods that could not even be created.
-func refused(v *Verdict, current *appsv1.ReplicaSet, in Input) {
-	for _, c := range current.Status.Conditions {
-		if c.Type != appsv1.ReplicaSetReplicaFailure || c.Status != corev1.ConditionTrue || v.Updated >= v.Desired {
-			continue
-		}
-		v.Reason = PodCreationRefused
-		v.Status = Degraded
-		v.Message = clip(fmt.Sprintf("%d of %d new pods: %s: %s", max(v.Desired-v.Updated, 1), v.Desired, c.Reason, c.Message))
-		at := c.LastTransitionTime.Add(in.Tolerance.Creation)
-		if !in.Now.Before(at) {
-			v.Status = Failed
-		} else if v.Recheck.IsZero() || at.Before(v.Recheck) {
-			v.Recheck = at
-		}
-		return
-	}
-}
-
 // StatefulSet judges a StatefulSet; pods may hold others' too.
 func StatefulSet(s *appsv1.StatefulSet, pods []*corev1.Pod, events []*corev1.Event, tolerance Tolerance, now time.Time) Verdict {
 	if s == nil {
@@ -198,6 +179,9 @@ func byHash(v Verdict, owner metav1.Object, pods []*corev1.Pod, events []*corev1
 	}
 	v.Updated, v.Available = int32(len(mine)), available
 	judgePods(&v, mine, events, tolerance, now)
+	if v.Status != Failed && v.Updated+v.Old < v.Desired {
+		refusedByEvents(&v, owner, pods, events, tolerance, now)
+	}
 	switch {
 	case v.Status == Failed:
 	case complete:
