@@ -11,7 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/tidegate-ci/tidegate/rollout"
 	"github.com/tidegate-ci/tidegate/rollout/health"
@@ -145,6 +147,11 @@ func TestStatefulSetGoesBackPastAStuckPod(t *testing.T) {
 	w := newWorld(t)
 	v1 := image(t, "VERSION=1")
 	_, err := w.controller().Start(w.ctx, w.statefulRequest(v1, 0), w.log(nil))
+	require.NoError(t, err)
+	// A budget that spares no pod does not keep a pod that serves nobody.
+	none := intstr.FromInt32(0)
+	_, err = kube.PolicyV1().PodDisruptionBudgets(w.namespace).Create(w.ctx, &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "db"},
+		Spec: policyv1.PodDisruptionBudgetSpec{MaxUnavailable: &none, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "db"}}}}, metav1.CreateOptions{})
 	require.NoError(t, err)
 	result, err := w.controller().Start(w.ctx, w.statefulRequest(host+"/shop"+missingDigest, time.Second), w.log(nil))
 	require.ErrorIs(t, err, rollout.ErrFailed)
