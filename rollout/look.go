@@ -112,7 +112,7 @@ func (o *observer) look(release *manifest.Release, r *Rollout, now time.Time) (O
 func (o *observer) companionPods(companion *appsv1.Deployment, sets []*appsv1.ReplicaSet, pods []*corev1.Pod, now time.Time) (dark []DarkPod, serving []string) {
 	current := health.NewReplicaSet(companion, sets)
 	for _, pod := range pods {
-		if current == nil || !metav1.IsControlledBy(pod, current) || pod.DeletionTimestamp != nil {
+		if current == nil || !metav1.IsControlledBy(pod, current) || pod.DeletionTimestamp != nil || over(pod) {
 			continue
 		}
 		if conditionTrue(pod, bakedCondition) || o.admitted[string(pod.UID)] {
@@ -128,6 +128,11 @@ func (o *observer) companionPods(companion *appsv1.Deployment, sets []*appsv1.Re
 	slices.SortFunc(dark, func(a, b DarkPod) int { return strings.Compare(a.Name, b.Name) })
 	slices.Sort(serving)
 	return dark, serving
+}
+
+// over tells that a pod will not run again: what an eviction leaves.
+func over(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 }
 
 func conditionTrue(pod *corev1.Pod, kind corev1.PodConditionType) bool {

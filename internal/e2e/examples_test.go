@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,9 +25,18 @@ import (
 // TestExamplesRun does what the READMEs of the small examples say: two
 // releases by "tidegate run", and a look at how the second one went.
 func TestExamplesRun(t *testing.T) {
-	for name, example := range map[string]struct{ app, status string }{
-		"blue-green":  {"shop", "after the switch"},
-		"statefulset": {"store", "batch 2: passed"},
+	for name, example := range map[string]struct {
+		app, status string
+		// beside runs what the README runs beside it; broken breaks one more release,
+		// which must be taken back for the reason.
+		beside func(t *testing.T, dir, namespace string)
+		broken func(code string) string
+		reason string
+	}{
+		"blue-green":  {app: "shop", status: "after the switch"},
+		"statefulset": {app: "store", status: "batch 2: passed"},
+		"canary": {app: "shop", status: "step 1, metric latency: passed", beside: watched, reason: "MetricFailed",
+			broken: func(code string) string { return strings.Replace(code, "failEvery = 0", "failEvery = 4", 1) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -53,6 +64,9 @@ func TestExamplesRun(t *testing.T) {
 				here("go", "build", "-o", "server", ".")
 				here(binary, "run", "--registry", strings.TrimPrefix(images.URL, "http://"), "--namespace", namespace)
 			}
+			if example.beside != nil {
+				example.beside(t, dir, namespace)
+			}
 			here("git", "init", "-q", "-b", "main")
 			here("git", "add", ".")
 			here("git", "commit", "-qm", "example")
@@ -64,6 +78,57 @@ func TestExamplesRun(t *testing.T) {
 			if status := here(binary, "rollout", "status", example.app, "-n", namespace); !strings.Contains(status, example.status) || !strings.Contains(status, "revision 2 is verified") {
 				t.Fatalf("the second release went otherwise:\n%s", status)
 			}
+			if example.broken == nil {
+				return
+			}
+			must(t, os.WriteFile(filepath.Join(dir, "main.go"), []byte(example.broken(strings.Replace(string(code), `"v1"`, `"v3"`, 1))), 0o600))
+			here("go", "build", "-o", "server", ".")
+			command := exec.CommandContext(ctx, binary, "run", "--registry", strings.TrimPrefix(images.URL, "http://"), "--namespace", namespace)
+			command.Dir = dir
+			out, err := command.CombinedOutput()
+			if err == nil {
+				t.Fatalf("the broken release passed:\n%s", out)
+			}
+			if status := here(binary, "rollout", "status", example.app, "-n", namespace); !strings.Contains(status, example.reason) || !strings.Contains(status, "rolled back to revision 2") {
+				t.Fatalf("the broken release went otherwise:\n%s\n%s", out, status)
+			}
 		})
 	}
+}
+
+// watched runs the example's Prometheus and, as soon as there is a Service, its traffic.
+func watched(t *testing.T, dir, namespace string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	must(t, err)
+	must(t, listener.Close())
+	pipeline := filepath.Join(dir, ".tidegate.yaml")
+	content, err := os.ReadFile(pipeline)
+	must(t, err)
+	must(t, os.WriteFile(pipeline, []byte(strings.ReplaceAll(string(content), ":9090", ":"+port)), 0o600))
+	traffic := exec.CommandContext(t.Context(), "go", "build", "-o", "traffic/traffic", "./traffic")
+	traffic.Dir = dir
+	if out, err := traffic.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	beside(t, dir, "monitoring/prometheus.sh", namespace, port)
+	beside(t, dir, "sh", "-c", `until address=$(kubectl get service shop -n "$0" -o jsonpath='{.spec.clusterIP}' 2>/dev/null); do sleep 1; done
+		exec traffic/traffic "http://$address"`, namespace)
+}
+
+// beside runs a program, and what it starts, until the test ends.
+func beside(t *testing.T, dir, program string, args ...string) {
+	t.Helper()
+	command := exec.Command(program, args...)
+	command.Dir = dir
+	command.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
+	command.Stderr = os.Stderr
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	must(t, command.Start())
+	t.Cleanup(func() {
+		_ = syscall.Kill(-command.Process.Pid, syscall.SIGTERM)
+		_ = command.Wait()
+	})
 }

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tidegate-ci/tidegate/rollout"
 	"github.com/tidegate-ci/tidegate/rollout/health"
@@ -93,18 +94,27 @@ func TestNodesOfAnAutoscalerAreWaitedFor(t *testing.T) {
 	require.ErrorIs(t, <-ended, rollout.ErrAborted)
 }
 
+// oneOf lets the first pod that is meant come to that end, and all others run well.
+func oneOf(meant func(*corev1.Pod) bool, end outcome) func(*corev1.Pod) outcome {
+	var doomed atomic.Pointer[types.UID]
+	return func(pod *corev1.Pod) outcome {
+		if !meant(pod) {
+			return runsWell
+		}
+		doomed.CompareAndSwap(nil, &pod.UID)
+		if *doomed.Load() == pod.UID {
+			return end
+		}
+		return runsWell
+	}
+}
+
 // What the cluster does to pods, an eviction or a node that is lost, is not held
 // against the version that they run.
 func TestPodsThatTheClusterTakesAwayAreReplaced(t *testing.T) {
 	w := newWorld(t)
 	v1, v2 := image(t, "VERSION=1"), image(t, "VERSION=2")
-	var evictions atomic.Int32
-	does := func(pod *corev1.Pod) outcome {
-		if strings.HasPrefix(pod.Name, "shop-canary-") && evictions.CompareAndSwap(0, 1) {
-			return evicted
-		}
-		return runsWell
-	}
+	does := oneOf(func(pod *corev1.Pod) bool { return strings.HasPrefix(pod.Name, "shop-canary-") }, evicted)
 	first := w.farm("a", does)
 	request := w.request(v1, 0)
 	request.Release = w.release(w.farmed(4, ""), v1)
@@ -135,13 +145,7 @@ func TestPodsThatTheClusterTakesAwayAreReplaced(t *testing.T) {
 func TestAHundredPods(t *testing.T) {
 	w := newWorld(t)
 	v1, v2, v3 := image(t, "VERSION=1"), image(t, "VERSION=2"), image(t, "VERSION=3")
-	var crashes atomic.Int32
-	w.farm("a", func(pod *corev1.Pod) outcome {
-		if pod.Spec.Containers[0].Image == v2 && (crashes.Load() > 0 || crashes.Add(1) == 1) {
-			return crashed
-		}
-		return runsWell
-	})
+	w.farm("a", oneOf(func(pod *corev1.Pod) bool { return pod.Spec.Containers[0].Image == v2 }, crashed))
 	start := func(image string, steps ...rollout.Step) (rollout.Result, error) {
 		request := w.request(image, 0, steps...)
 		request.Release = w.release(strings.Replace(w.farmed(100, ""), "maxSurge: 1", "maxSurge: 25%", 1), image)

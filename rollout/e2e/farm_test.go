@@ -31,25 +31,23 @@ type farm struct {
 	// does says what becomes of a pod; nil means that it runs well.
 	does func(*corev1.Pod) outcome
 
-	mu   sync.Mutex
-	lost bool
-	done map[string]outcome // by UID
-	stop func()
+	mu    sync.Mutex
+	lost  bool
+	begun int // pods that ever ran here
 }
 
 // outcome is what becomes of a pod's container.
 type outcome string
 
 const (
-	runsWell   outcome = ""
-	evicted    outcome = "evicted"
-	crashed    outcome = "crashed" // once, after it was ready
-	neverReady outcome = "never ready"
+	runsWell outcome = ""
+	evicted  outcome = "evicted"
+	crashed  outcome = "crashed" // once, after it was ready
 )
 
 func (w *world) farm(suffix string, does func(*corev1.Pod) outcome) *farm {
 	w.Helper()
-	f := &farm{w: w, name: w.namespace + "-" + suffix, does: does, done: map[string]outcome{}}
+	f := &farm{w: w, name: w.namespace + "-" + suffix, does: does}
 	many := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100"), corev1.ResourceMemory: resource.MustParse("100Gi"), corev1.ResourcePods: resource.MustParse("1000")}
 	node, err := kube.CoreV1().Nodes().Create(w.ctx, &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: f.name, Labels: map[string]string{fakeLabel: w.namespace, corev1.LabelHostname: f.name}},
@@ -70,12 +68,11 @@ func (w *world) farm(suffix string, does func(*corev1.Pod) outcome) *farm {
 	var working sync.WaitGroup
 	working.Go(func() { f.beat(ctx) })
 	working.Go(func() { f.run(ctx) })
-	f.stop = func() {
+	w.Cleanup(func() { // before the node goes
+		f.clear()
 		cancel()
 		working.Wait()
-	}
-	w.Cleanup(f.stop) // before the node goes
-	w.Cleanup(f.clear)
+	})
 	return f
 }
 
@@ -147,42 +144,39 @@ func (f *farm) become(pod *corev1.Pod) bool {
 	if f.does != nil {
 		what = f.does(pod)
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	done, begun := f.done[string(pod.UID)]
 	status := &pod.Status
-	if !begun {
-		f.done[string(pod.UID)] = runsWell
+	if len(status.ContainerStatuses) == 0 {
+		f.mu.Lock()
+		f.begun++
+		n := f.begun
+		f.mu.Unlock()
 		status.Phase, status.StartTime = corev1.PodRunning, &now
-		status.PodIP, status.HostIP = fmt.Sprintf("10.255.%d.%d", len(f.done)/250, len(f.done)%250+1), "10.255.255.254"
+		status.PodIP, status.HostIP = fmt.Sprintf("10.255.%d.%d", n/250, n%250+1), "10.255.255.254"
 		status.PodIPs = []corev1.PodIP{{IP: status.PodIP}}
 		for _, c := range pod.Spec.Containers {
 			started := true
 			status.ContainerStatuses = append(status.ContainerStatuses, corev1.ContainerStatus{Name: c.Name, Image: c.Image, ImageID: c.Image, ContainerID: "fake://" + string(pod.UID),
-				Ready: what != neverReady, Started: &started, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: now}}})
+				Ready: true, Started: &started, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: now}}})
 		}
 		setCondition(status, corev1.PodInitialized, true)
-		setCondition(status, corev1.ContainersReady, what != neverReady)
+		setCondition(status, corev1.ContainersReady, true)
 		f.ready(pod)
 		return true
 	}
 	changed := f.ready(pod)
-	isReady := what != neverReady && condition(status, corev1.ContainersReady)
-	if done != runsWell || what == runsWell || !isReady {
-		return changed
-	}
-	f.done[string(pod.UID)] = what
-	switch what {
-	case evicted:
+	c := &status.ContainerStatuses[0]
+	switch {
+	case what == evicted:
 		status.Phase, status.Reason, status.Message = corev1.PodFailed, "Evicted", "The node was low on resource: memory."
 		setCondition(status, corev1.ContainersReady, false)
 		setCondition(status, corev1.PodReady, false)
-	case crashed:
-		c := &status.ContainerStatuses[0]
+		return true
+	case what == crashed && c.RestartCount == 0:
 		c.LastTerminationState = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 7, Reason: "Error", StartedAt: c.State.Running.StartedAt, FinishedAt: now}}
 		c.RestartCount++
+		return true
 	}
-	return true
+	return changed
 }
 
 // ready makes a pod ready when its containers and its readiness gates are.
