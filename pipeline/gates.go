@@ -94,7 +94,7 @@ func (g *GateSpec) common() (name, key string, steps []int) {
 
 // clone shares nothing that a plan changes.
 func (g GateSpec) clone() GateSpec {
-	out := GateSpec{Metric: clonePointer(g.Metric), Job: clonePointer(g.Job), Webhook: clonePointer(g.Webhook), Approval: clonePointer(g.Approval), CEL: clonePointer(g.CEL)}
+	out := GateSpec{Metric: g.Metric.clone(), Job: clonePointer(g.Job), Webhook: clonePointer(g.Webhook), Approval: clonePointer(g.Approval), CEL: clonePointer(g.CEL)}
 	switch {
 	case out.Job != nil:
 		out.Job.Steps = slices.Clone(out.Job.Steps)

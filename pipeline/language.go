@@ -304,7 +304,10 @@ var metricShape = object{
 		{key: "name", shape: text{check: checkName, pattern: stageName.String()}, required: true, doc: "The gate's name, unique in the strategy."},
 		{key: "prometheus", shape: text{mode: valueText}, doc: "The address of a Prometheus server."},
 		{key: "http", shape: text{mode: valueText}, doc: "A URL that answers with JSON; queries are CEL expressions over response."},
-		{key: "token", shape: secretKeyShape, doc: "Sent to the source as a bearer token."},
+		{key: "datadog", shape: datadogShape, doc: "A Datadog organisation."},
+		{key: "newrelic", shape: newRelicShape, doc: "A New Relic account."},
+		{key: "cloudwatch", shape: cloudWatchShape, doc: "CloudWatch in an AWS region; query with min or max alone."},
+		{key: "token", shape: secretKeyShape, doc: "Sent to prometheus or http as a bearer token."},
 		{key: "query", shape: text{mode: valueText}, doc: "A number to be within min and max."},
 		{key: "min", shape: decimal{}, doc: "The least that query may give."},
 		{key: "max", shape: decimal{}, doc: "The most that query may give."},
@@ -315,11 +318,12 @@ var metricShape = object{
 		{key: "ratio", shape: decimal{}, doc: "How many times worse than the baseline is tolerated; 1 when not set."},
 		{key: "higher-is-better", shape: boolean{}, doc: "Whether a greater value is the better one."},
 		{key: "minimum", shape: number{0, 1_000_000}, doc: "How many samples (with bad and total: requests on each side) are needed to pass."},
-		{key: "interval", shape: duration{time.Second, week}, doc: "Time between looks; 10s when not set."},
+		{key: "interval", shape: duration{time.Second, week}, doc: "Time between looks; 10s when not set, 1m with a service."},
 		advisory,
 	},
 	rules: map[string]any{"oneOf": []any{
-		map[string]any{"required": []string{"prometheus"}}, map[string]any{"required": []string{"http"}},
+		map[string]any{"required": []string{"prometheus"}}, map[string]any{"required": []string{"http"}}, map[string]any{"required": []string{"datadog"}},
+		map[string]any{"required": []string{"newrelic"}}, map[string]any{"required": []string{"cloudwatch"}},
 	}},
 }
 

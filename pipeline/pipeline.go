@@ -280,11 +280,14 @@ type GateSpec struct {
 // or Bad of Total requests, or a Value, against a fresh baseline.
 type MetricSpec struct {
 	Name string `json:"name"`
-	// Prometheus is the address of a server, HTTP a URL that answers with JSON;
-	// one of them is set.
-	Prometheus string     `json:"prometheus,omitempty"`
-	HTTP       string     `json:"http,omitempty"`
-	Token      *SecretKey `json:"token,omitempty"`
+	// Prometheus is the address of a server, HTTP a URL that answers with JSON, the
+	// others are services of that name; one of them is set.
+	Prometheus string          `json:"prometheus,omitempty"`
+	HTTP       string          `json:"http,omitempty"`
+	Datadog    *DatadogSpec    `json:"datadog,omitempty"`
+	NewRelic   *NewRelicSpec   `json:"newrelic,omitempty"`
+	CloudWatch *CloudWatchSpec `json:"cloudwatch,omitempty"`
+	Token      *SecretKey      `json:"token,omitempty"`
 
 	Query    string   `json:"query,omitempty"`
 	Min      *float64 `json:"min,omitempty"`

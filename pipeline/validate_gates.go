@@ -68,9 +68,7 @@ func (d *decoder) checkUncompared(path string, gates []GateSpec) {
 }
 
 func (d *decoder) checkMetric(path string, m *MetricSpec) {
-	if (m.Prometheus == "") == (m.HTTP == "") {
-		d.add(d.at(path), RuleRequired, "name prometheus or http", "%s needs exactly one source", path)
-	}
+	d.checkSource(path, m)
 	kinds := 0
 	for _, given := range []bool{m.Query != "", m.Bad != "" || m.Total != "", m.Value != ""} {
 		if given {

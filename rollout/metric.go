@@ -40,15 +40,20 @@ const (
 //   - Value is a gauge, such as a latency: compared by analysis.Values.
 //
 // In queries and in HTTP, $pods stands for a regular expression of the names of
-// the pods that are looked at, $namespace, $app and $interval for what they say.
+// the pods that are looked at, $podlist for the names with commas, $namespace,
+// $app and $interval for what they say.
 type MetricGate struct {
 	Name string `json:"name"`
 	// Prometheus is the address of a server; HTTP a URL that answers with JSON, on
 	// which queries are CEL expressions over the variable response.
 	Prometheus string `json:"prometheus,omitempty"`
 	HTTP       string `json:"http,omitempty"`
+	// Datadog, NewRelic and CloudWatch are services of that name.
+	Datadog    *DatadogSource    `json:"datadog,omitempty"`
+	NewRelic   *NewRelicSource   `json:"newrelic,omitempty"`
+	CloudWatch *CloudWatchSource `json:"cloudwatch,omitempty"`
 	// Token names a key of a Secret in the application's namespace, sent as a
-	// bearer token.
+	// bearer token to Prometheus or HTTP.
 	Token *SecretKey `json:"token,omitempty"`
 
 	Query string   `json:"query,omitempty"`
@@ -92,12 +97,15 @@ var gateName = lazyregexp.New(`^[A-Za-z][A-Za-z0-9_-]{0,62}$`)
 func (g *MetricGate) check() error {
 	if g.Interval == 0 {
 		g.Interval = DefaultMetricInterval
+		if g.cloud() {
+			g.Interval = MinCloudInterval
+		}
 	}
 	switch {
 	case !gateName().MatchString(g.Name):
 		return fmt.Errorf("name %q: use letters, digits, - and _", g.Name)
-	case (g.Prometheus == "") == (g.HTTP == ""):
-		return fmt.Errorf("metric %s: name one source, prometheus or http", g.Name)
+	case g.sources() != 1:
+		return fmt.Errorf("metric %s: name one source: prometheus, http, datadog, newrelic or cloudwatch", g.Name)
 	case g.Query != "" && (g.Bad != "" || g.Total != "" || g.Value != ""),
 		g.Value != "" && (g.Bad != "" || g.Total != ""), (g.Bad == "") != (g.Total == ""), len(g.queries()) == 0:
 		return fmt.Errorf("metric %s: give query, or bad and total, or value", g.Name)
@@ -123,24 +131,30 @@ func (g *MetricGate) check() error {
 			return fmt.Errorf("metric %s: %w", g.Name, err)
 		}
 	}
-	if _, err := g.source(Target{}, nil, ""); err != nil {
+	if err := g.checkCloud(); err != nil {
+		return err
+	}
+	if _, err := g.source(Target{}, nil, nil); err != nil {
 		return fmt.Errorf("metric %s: %w", g.Name, err)
 	}
 	return nil
 }
 
 // source opens the gate's source for a look at pods.
-func (g *MetricGate) source(target Target, pods []string, token string) (analysis.Source, error) {
-	if g.Prometheus != "" {
-		return analysis.NewPrometheus(g.Prometheus, token)
+func (g *MetricGate) source(target Target, pods []string, keys credentials) (analysis.Source, error) {
+	switch {
+	case g.Prometheus != "":
+		return analysis.NewPrometheus(g.Prometheus, keys[tokenKey])
+	case g.HTTP != "":
+		return analysis.NewHTTP(g.fill(g.HTTP, target, pods), keys[tokenKey])
 	}
-	return analysis.NewHTTP(g.fill(g.HTTP, target, pods), token)
+	return g.cloudSource(keys)
 }
 
 // fill puts in what stands for $pods and the others. All of it is names that
 // Kubernetes has checked, and holds nothing that a query or a URL reads otherwise.
 func (g *MetricGate) fill(text string, target Target, pods []string) string {
-	return strings.NewReplacer("$pods", strings.Join(pods, "|"), "$namespace", target.Namespace, "$app", target.App,
+	return strings.NewReplacer("$podlist", strings.Join(pods, ","), "$pods", strings.Join(pods, "|"), "$namespace", target.Namespace, "$app", target.App,
 		"$interval", fmt.Sprintf("%ds", int(math.Ceil(g.Interval.Seconds())))).Replace(text)
 }
 

@@ -120,7 +120,7 @@ func (d *driver) ask(ctx context.Context, s *sampler, gate *MetricGate) sampled 
 	canary, baseline := s.canary, s.baseline
 	s.mu.Unlock()
 	result := sampled{step: s.step, gate: gate.Name, sample: analysis.Sample{At: d.clock()}}
-	token, err := d.token(ctx, gate.Token)
+	keys, err := d.credentialsOf(ctx, gate)
 	if err != nil {
 		result.trouble = err.Error()
 		return result
@@ -130,7 +130,7 @@ func (d *driver) ask(ctx context.Context, s *sampler, gate *MetricGate) sampled 
 		if len(pods) == 0 {
 			return 0, errors.New("no pod serves")
 		}
-		source, err := gate.source(target, pods, token)
+		source, err := gate.source(target, pods, keys)
 		if err != nil {
 			return 0, err
 		}

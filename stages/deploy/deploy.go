@@ -198,6 +198,15 @@ func metrics(gates []pipeline.GateSpec) []rollout.MetricGate {
 		if m.Token != nil {
 			metric.Token = &rollout.SecretKey{Name: m.Token.Name, Key: m.Token.Key}
 		}
+		if m.Datadog != nil {
+			metric.Datadog = &rollout.DatadogSource{Site: m.Datadog.Site, Secret: m.Datadog.Secret}
+		}
+		if m.NewRelic != nil {
+			metric.NewRelic = &rollout.NewRelicSource{Account: int64(m.NewRelic.Account), Region: m.NewRelic.Region, Secret: m.NewRelic.Secret}
+		}
+		if m.CloudWatch != nil {
+			metric.CloudWatch = &rollout.CloudWatchSource{Region: m.CloudWatch.Region, Secret: m.CloudWatch.Secret}
+		}
 		found = append(found, metric)
 	}
 	return found
