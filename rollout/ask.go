@@ -68,6 +68,13 @@ func (c *Controller) ask(ctx context.Context, target Target, command Command, pr
 		return answered(Reply{ID: command.ID, Accepted: a.accepted, Message: a.message, At: command.At})
 	}
 	if owner != "" {
+		object, err := s.getLease(ctx)
+		if err != nil {
+			return Reply{}, err
+		}
+		if object != nil { // the time for which no answer comes tells of its owner, too
+			s.sighting = sighting{version: object.ResourceVersion, at: time.Now()}
+		}
 		if err := s.command(ctx, command); err != nil {
 			return Reply{}, err
 		}

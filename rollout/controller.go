@@ -279,7 +279,7 @@ func (c *Controller) own(ctx context.Context, s *store, ask func(*Record) *Comma
 		host = "unknown"
 	}
 	identity := fmt.Sprintf("%s-%d-%s", host, os.Getpid(), newID())
-	seen, version, asked := time.Time{}, "", 0
+	seen, version, asked := s.sighting.at, s.sighting.version, 0
 	for {
 		object, err := s.getLease(ctx)
 		if err != nil {

@@ -37,6 +37,13 @@ type lease struct {
 	done chan struct{}
 }
 
+// sighting is a version of the lease, and when this process first saw it so: a
+// holder that has not renewed it for leaseTTL since is dead. The zero value is none.
+type sighting struct {
+	version string
+	at      time.Time
+}
+
 // heldBy tells who holds the lease now; "" when nobody does. seen is when this
 // process first saw the lease as it is: expiry is judged by one clock alone.
 func heldBy(object *coordinationv1.Lease, seen, now time.Time) string {

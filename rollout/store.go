@@ -31,6 +31,8 @@ const (
 type store struct {
 	*clients
 	app, namespace string
+	// sighting is what this process knows of the lease from before it wants it.
+	sighting sighting
 }
 
 func (s *store) name() string { return namePrefix + s.app }

@@ -102,7 +102,7 @@ func TestKilledAtEveryWriteEndsAlike(t *testing.T) {
 	t.Parallel()
 	images := [2]string{image(t, "VERSION=1"), image(t, "VERSION=2")}
 	runs, stop := make(chan crash), make(chan struct{})
-	var last [4]atomic.Bool // a scenario whose last write has been found
+	last := make([]atomic.Bool, len(scenarios)) // whether a scenario's last write has been found
 	var mu sync.Mutex
 	var endings []ending
 	var asking, working sync.WaitGroup
