@@ -123,9 +123,17 @@ func cacheTable(all []store.Entry, now time.Time) []string {
 	var total int64
 	for _, e := range all {
 		total += e.Bytes
-		rows = append(rows, []string{string(e.Kind), progress.Size(e.Bytes), age(now.Sub(e.Used)) + " ago", e.Scope, e.Name})
+		rows = append(rows, []string{string(e.Kind), progress.Size(e.Bytes), lastUse(e.Used, now), e.Scope, e.Name})
 	}
 	return append(tableLines(0, rows), fmt.Sprintf("%d entries, %s", len(all), progress.Size(total)))
+}
+
+// lastUse words when something was used; what never will be has the Unix epoch.
+func lastUse(used, now time.Time) string {
+	if used.Unix() == 0 {
+		return "surplus"
+	}
+	return age(now.Sub(used)) + " ago"
 }
 
 func newCachePruneCommand(open storeOpener) *cobra.Command {

@@ -3,8 +3,6 @@ package image
 import (
 	"context"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-
 	"github.com/tidegate-ci/tidegate/stages/image/store"
 	"github.com/tidegate-ci/tidegate/stages/sandbox/rootfs"
 )
@@ -26,7 +24,7 @@ func (u Unpacked) Kept(context.Context) ([]store.Entry, error) {
 	}
 	entries := make([]store.Entry, 0, len(layers))
 	for _, l := range layers {
-		entries = append(entries, store.Entry{Name: l.DiffID.String(), Bytes: l.Bytes, Used: l.Used})
+		entries = append(entries, store.Entry{Name: l.Name, Bytes: l.Bytes, Used: l.Used})
 	}
 	return entries, nil
 }
@@ -37,9 +35,5 @@ func (u Unpacked) Remove(_ context.Context, entry store.Entry) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	id, err := v1.NewHash(entry.Name)
-	if err != nil {
-		return false, err
-	}
-	return unpacked.Remove(rootfs.Unpacked{DiffID: id, Bytes: entry.Bytes, Used: entry.Used})
+	return unpacked.Remove(rootfs.Unpacked{Name: entry.Name, Bytes: entry.Bytes, Used: entry.Used})
 }

@@ -3,6 +3,7 @@ package remote
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"io"
 	"net"
 	"net/http"
@@ -155,4 +156,32 @@ func TestCredentialsStayWithTheirHost(t *testing.T) {
 	_, err = fetched(t, New(Options{}), "http://user:"+canary+"@127.0.0.1:1/?token="+canary)
 	require.Error(t, err)
 	require.NotContains(t, err.Error(), canary)
+}
+
+// To net/http another port of a host is the same host; it may be another's server.
+func TestCredentialsStayWithTheirPort(t *testing.T) {
+	var seen []string
+	other := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		seen = append(seen, r.Header.Get("Authorization"), r.Header.Get("Referer"))
+	})
+	location := serve(t, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other, http.StatusFound) })
+	host := strings.TrimPrefix(location, "http://")
+	c := New(Options{Secret: func(id string) ([]byte, bool) { return []byte("canary"), id == "HTTP_AUTH_TOKEN."+host }})
+	_, err := fetched(t, c, location)
+	require.NoError(t, err)
+	require.Equal(t, []string{"", ""}, seen)
+}
+
+func TestNothingIsRedirectedOutOfTLS(t *testing.T) {
+	reached := false
+	plain := serve(t, func(http.ResponseWriter, *http.Request) { reached = true })
+	for name, location := range map[string]string{"http": plain, "file": "file:///etc/passwd"} {
+		secure := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, location, http.StatusFound) }))
+		t.Cleanup(secure.Close)
+		roots := x509.NewCertPool()
+		roots.AddCert(secure.Certificate())
+		_, err := fetched(t, New(Options{Roots: roots}), secure.URL)
+		require.ErrorContains(t, err, "redirects", name)
+	}
+	require.False(t, reached)
 }

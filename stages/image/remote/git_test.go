@@ -215,7 +215,6 @@ func TestHostileTreesAreRefused(t *testing.T) {
 	require.NoError(t, w.Close())
 	linkHash, err := storage.SetEncodedObject(link)
 	require.NoError(t, err)
-	outside := t.TempDir()
 	for name, entries := range map[string][]object.TreeEntry{
 		"dots":          {{Name: "..", Mode: filemode.Regular, Hash: blob}},
 		"slash":         {{Name: "../x", Mode: filemode.Regular, Hash: blob}},
@@ -232,9 +231,6 @@ func TestHostileTreesAreRefused(t *testing.T) {
 		_, _, err := f.checkout(New(Options{}), f.url+"/evil.git#evil")
 		require.Error(t, err, name)
 	}
-	left, err := os.ReadDir(outside)
-	require.NoError(t, err)
-	require.Empty(t, left)
 }
 
 // raw is a tree that is written without the checks of object.Tree.

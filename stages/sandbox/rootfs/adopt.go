@@ -15,12 +15,16 @@ import (
 
 // Adopt makes what was written to the snapshot the unpacked layer diffID, which
 // must be the digest of the stream that Diff gave last, so that the layer need not be
-// unpacked again. The snapshot's root is gone afterwards; it still has to be closed.
+// unpacked again. If it is here already, and removing what was written would take
+// long, that becomes surplus. The snapshot's root is gone afterwards; it still
+// has to be closed.
 func (s *Store) Adopt(ctx context.Context, snapshot *Snapshot, diffID v1.Hash) error {
+	if snapshot.seen == nil {
+		return fmt.Errorf("keep the changes of a snapshot as layer %s: they were not listed yet", diffID)
+	}
+	adopted := false
 	err := s.make(ctx, diffID, func(tree string) (record, error) {
-		if snapshot.seen == nil {
-			return record{}, errors.New("they were not listed yet")
-		}
+		adopted = true
 		if err := snapshot.unmount(); err != nil {
 			return record{}, err
 		}
@@ -29,6 +33,9 @@ func (s *Store) Adopt(ctx context.Context, snapshot *Snapshot, diffID v1.Hash) e
 		}
 		return normalise(ctx, tree, snapshot)
 	})
+	if err == nil && !adopted && len(snapshot.seen) >= surplusFrom {
+		err = s.leave(snapshot)
+	}
 	if err != nil {
 		return fmt.Errorf("keep the changes of a snapshot as layer %s: %w", diffID, err)
 	}

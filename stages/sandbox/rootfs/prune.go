@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -42,9 +43,9 @@ func (s *Store) Prune(ctx context.Context, maxBytes int64) (Pruned, error) {
 		if err := ctx.Err(); err != nil {
 			return done, context.Cause(ctx)
 		}
-		removed, err := s.removeUnused(layer)
+		removed, err := s.Remove(layer)
 		if err != nil {
-			return done, fmt.Errorf("remove layer %s: %w", layer.DiffID, err)
+			return done, err
 		}
 		if removed {
 			done.Layers++
@@ -55,14 +56,16 @@ func (s *Store) Prune(ctx context.Context, maxBytes int64) (Pruned, error) {
 	return done, nil
 }
 
-// Unpacked is a layer that is kept.
+// Unpacked is a tree that is kept: a layer, or what is surplus.
 type Unpacked struct {
-	DiffID v1.Hash
-	Bytes  int64 // on disk, roughly
-	Used   time.Time
+	// Name is the layer's diff ID; a surplus tree has another.
+	Name  string
+	Bytes int64 // on disk, roughly
+	// Used is when it was used last; the Unix epoch for what never will be.
+	Used time.Time
 }
 
-// List gives the layers, the one used longest ago first.
+// List gives all trees, the one used longest ago first.
 func (s *Store) List() ([]Unpacked, error) {
 	layers, err := s.list()
 	if err != nil {
@@ -71,28 +74,44 @@ func (s *Store) List() ([]Unpacked, error) {
 	return layers, nil
 }
 
-// Remove removes a layer of List unless somebody holds it or has used it since.
-// It tells whether the layer is gone.
-func (s *Store) Remove(layer Unpacked) (bool, error) {
-	if err := checkDiffID(layer.DiffID); err != nil {
-		return false, err
+// Remove removes a tree of List unless somebody holds it or has used it since.
+// It tells whether it is gone.
+func (s *Store) Remove(tree Unpacked) (removed bool, err error) {
+	if name, ok := strings.CutPrefix(tree.Name, surplusPrefix); ok {
+		removed, err = s.removeSurplus(name)
+	} else {
+		removed, err = s.removeUnused(tree)
 	}
-	removed, err := s.removeUnused(layer)
 	if err != nil {
-		return false, fmt.Errorf("remove layer %s: %w", layer.DiffID, err)
+		return false, fmt.Errorf("remove layer %s: %w", tree.Name, err)
 	}
 	return removed, nil
 }
 
-// list gives the layers, the one used longest ago first.
+// list gives all trees, the one used longest ago first.
 func (s *Store) list() ([]Unpacked, error) {
-	entries, err := os.ReadDir(filepath.Join(s.dir, "layers"))
+	layers, err := s.listOf("layers", "sha256:")
 	if err != nil {
 		return nil, err
 	}
-	var layers []Unpacked
+	surplus, err := s.listOf("surplus", surplusPrefix)
+	if err != nil {
+		return nil, err
+	}
+	all := append(layers, surplus...)
+	slices.SortFunc(all, func(a, b Unpacked) int {
+		return cmp.Or(a.Used.Compare(b.Used), cmp.Compare(a.Name, b.Name))
+	})
+	return all, nil
+}
+
+func (s *Store) listOf(parent, prefix string) ([]Unpacked, error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, parent))
+	if err != nil {
+		return nil, err
+	}
+	var trees []Unpacked
 	for _, entry := range entries {
-		layer := Unpacked{DiffID: v1.Hash{Algorithm: "sha256", Hex: entry.Name()}}
 		info, err := entry.Info()
 		if errors.Is(err, os.ErrNotExist) {
 			continue
@@ -100,30 +119,32 @@ func (s *Store) list() ([]Unpacked, error) {
 		if err != nil {
 			return nil, err
 		}
-		layer.Used = info.ModTime()
-		r, err := readRecord(s.layerDir(layer.DiffID))
+		r, err := readRecord(filepath.Join(s.dir, parent, entry.Name()))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
 		}
-		layer.Bytes = r.Bytes
-		layers = append(layers, layer)
+		trees = append(trees, Unpacked{Name: prefix + entry.Name(), Bytes: r.Bytes, Used: info.ModTime()})
 	}
-	slices.SortFunc(layers, func(a, b Unpacked) int {
-		return cmp.Or(a.Used.Compare(b.Used), cmp.Compare(a.DiffID.Hex, b.DiffID.Hex))
-	})
-	return layers, nil
+	return trees, nil
 }
 
 // removeUnused removes the layer unless somebody holds it or used it meanwhile.
 func (s *Store) removeUnused(layer Unpacked) (bool, error) {
-	lock, err := filelock.Try(s.lockPath(layer.DiffID), filelock.Exclusive)
+	diffID, err := v1.NewHash(layer.Name)
+	if err != nil {
+		return false, err
+	}
+	if err := checkDiffID(diffID); err != nil {
+		return false, err
+	}
+	lock, err := filelock.Try(s.lockPath(diffID), filelock.Exclusive)
 	if errors.Is(err, filelock.ErrHeld) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	info, err := os.Lstat(s.layerDir(layer.DiffID))
+	info, err := os.Lstat(s.layerDir(diffID))
 	if errors.Is(err, os.ErrNotExist) {
 		lock.Remove()
 		return true, nil
@@ -139,7 +160,7 @@ func (s *Store) removeUnused(layer Unpacked) (bool, error) {
 		return false, err
 	}
 	defer trash.discard()
-	if err := os.Rename(s.layerDir(layer.DiffID), filepath.Join(trash.dir, "removed")); err != nil {
+	if err := os.Rename(s.layerDir(diffID), filepath.Join(trash.dir, "removed")); err != nil {
 		lock.Release()
 		return false, err
 	}

@@ -34,6 +34,8 @@ import (
 //
 //	layers/HEX/tree      the layer in overlay form
 //	layers/HEX/record    what else is known about it (JSON)
+//	surplus/NAME/tree    what a snapshot wrote and a layer holds already, until its room is needed
+//	surplus/NAME/record  as above
 //	locks/HEX            shared while a snapshot uses the layer, exclusive while it is made or removed
 //	snapshots/ID.lock    exclusive while the snapshot's process lives
 //	snapshots/ID/        upper, work and root (the mount point)
@@ -79,7 +81,7 @@ func OpenLimited(dir string, limits Limits) (*Store, error) {
 		return nil, fmt.Errorf("open layer store: %w", err)
 	}
 	s := &Store{dir: dir, limits: limits.withDefaults()}
-	for _, name := range []string{"layers", "locks", "snapshots", "incoming", "empty"} {
+	for _, name := range []string{"layers", "surplus", "locks", "snapshots", "incoming", "empty"} {
 		if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
 			return nil, fmt.Errorf("open layer store %s: %w", dir, err)
 		}

@@ -9,7 +9,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/stretchr/testify/require"
@@ -174,4 +176,56 @@ func TestALayerInUseIsNotWaitedFor(t *testing.T) {
 	snapshot := mountOver(t, store, id)
 	require.NoError(t, store.Adopt(ctx, snapshot, id))
 	require.NoError(t, store.Ensure(ctx, id, opener(stream)))
+}
+
+// A command made again gives the same layer. What it wrote is not removed at
+// once, which would take longer than many a command, but it is accounted for.
+func TestALayerMadeAgainLeavesSurplus(t *testing.T) {
+	ctx := context.Background()
+	store := openStore(t)
+	write := func(files int) v1.Hash {
+		snapshot := mountOver(t, store)
+		for i := range files {
+			require.NoError(t, os.WriteFile(filepath.Join(snapshot.Root, strconv.Itoa(i)), []byte("x"), 0o600))
+		}
+		var layer bytes.Buffer
+		_, err := snapshot.Diff(ctx, &layer, DiffOptions{Epoch: time.Unix(1, 0)})
+		require.NoError(t, err)
+		id := digestOf(layer.Bytes())
+		require.NoError(t, store.Adopt(ctx, snapshot, id))
+		require.NoError(t, snapshot.Close())
+		return id
+	}
+	for range 2 {
+		write(surplusFrom - 1)
+	}
+	small, err := store.List()
+	require.NoError(t, err)
+	require.Len(t, small, 1, "what is removed in no time is not left")
+
+	id := write(surplusFrom)
+	require.Equal(t, id, write(surplusFrom))
+	kept, err := store.List()
+	require.NoError(t, err)
+	require.Len(t, kept, 3)
+	surplus := kept[0]
+	require.Contains(t, surplus.Name, surplusPrefix, "it is the first to go")
+	require.GreaterOrEqual(t, surplus.Bytes, int64(surplusFrom*2*blockSize))
+
+	var total int64
+	for _, tree := range kept {
+		total += tree.Bytes
+	}
+	pruned, err := store.Prune(ctx, total-1)
+	require.NoError(t, err)
+	require.Equal(t, surplus.Bytes, pruned.Bytes)
+	require.True(t, store.Has(id))
+	left, err := os.ReadDir(filepath.Join(store.dir, "surplus"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+	gone, err := store.Remove(surplus)
+	require.NoError(t, err)
+	require.True(t, gone, "removing again does no harm")
+	_, err = store.Remove(Unpacked{Name: surplusPrefix + "../layers"})
+	require.Error(t, err)
 }
