@@ -45,7 +45,10 @@ cluster-down: ## Stop the local Kubernetes and remove its state
 demo: packages build cluster-build ## The whole story on this machine (KEEP=1 leaves it running)
 	$(TIDEGATE) demo $(if $(KEEP),--keep)
 
-test: lint test-unit test-e2e ## Everything that CI runs
+# What is compiled keeps all processors busy; what runs on the cluster waits most of
+# the time. So the one goes before, and the others go side by side.
+test: lint packages build peers cluster-build ## Everything that CI runs
+	$(MAKE) -j 2 --output-sync=line test-unit test-e2e
 
 test-unit: packages ## Unit, property and race tests of every package
 	CGO_ENABLED=1 go test -race -timeout 30m ./...
