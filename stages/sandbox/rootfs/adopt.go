@@ -19,11 +19,11 @@ import (
 // long, that becomes surplus. The snapshot's root is gone afterwards; it still
 // has to be closed.
 func (s *Store) Adopt(ctx context.Context, snapshot *Snapshot, diffID v1.Hash) error {
-	if snapshot.seen == nil {
-		return fmt.Errorf("keep the changes of a snapshot as layer %s: they were not listed yet", diffID)
-	}
 	adopted := false
 	err := s.make(ctx, diffID, func(tree string) (record, error) {
+		if snapshot.seen == nil {
+			return record{}, errors.New("they were not listed yet")
+		}
 		adopted = true
 		if err := snapshot.unmount(); err != nil {
 			return record{}, err

@@ -197,7 +197,7 @@ func TestALayerMadeAgainLeavesSurplus(t *testing.T) {
 		return id
 	}
 	for range 2 {
-		write(surplusFrom - 1)
+		write(surplusFrom - 2) // and the root
 	}
 	small, err := store.List()
 	require.NoError(t, err)
