@@ -42,6 +42,7 @@ func (s Stage) clone() Stage {
 			deploy.Strategy.BlueGreen = &copied
 		}
 		deploy.Hooks = deploy.Hooks.clone()
+		deploy.Promote = clonePointer(deploy.Promote)
 		s.Deploy = &deploy
 	}
 	if s.Approve != nil {

@@ -254,6 +254,7 @@ var deployShape = object{
 		{key: "deadline", shape: duration{time.Second, week}, doc: "How long the rollout may make no progress."},
 
 		{key: "hooks", shape: hooksShape, doc: "Kubernetes Jobs around the release."},
+		{key: "promote", shape: promoteShape, doc: "Takes the very images that are verified in another environment."},
 
 		{key: "kustomize", unsupported: "render the manifests in a run stage, or list plain YAML under manifests"},
 		{key: "helm", unsupported: "render the chart in a run stage, or list plain YAML under manifests"},

@@ -227,6 +227,8 @@ type DeploySpec struct {
 	Deadline time.Duration `json:"deadline,omitempty"`
 	// Hooks are Jobs around the release; nil means none.
 	Hooks *HooksSpec `json:"hooks,omitempty"`
+	// Promote takes the images of another environment; nil means those that the run built.
+	Promote *PromoteSpec `json:"promote,omitempty"`
 }
 
 // StrategySpec picks a strategy; all nil means rolling.

@@ -17,6 +17,7 @@ func (d *decoder) check(p *Pipeline) {
 		d.checkStage("finally."+p.Finally[i].Name, &p.Finally[i], true)
 	}
 	acyclic := d.checkNeeds(p)
+	d.checkPromotions(p)
 	d.checkSize(p)
 	d.checkExpressions(p, acyclic)
 }

@@ -79,7 +79,7 @@ func (r Request) rollout(now time.Time) *Rollout {
 	return &Rollout{
 		Digest: r.Release.Digest, Strategy: r.Strategy, Bake: *r.Bake, Deadline: r.Deadline,
 		By: r.By, Commit: r.Commit, RunID: r.RunID, Images: manifest.Images(r.Release.Objects),
-		State: Pending, Started: now, StateSince: now, Override: r.Override, Hooks: r.Hooks,
+		State: Pending, Started: now, StateSince: now, Override: r.Override, Hooks: r.Hooks, From: r.From,
 	}
 }
 
@@ -245,6 +245,6 @@ func (d *driver) adoption(request Request, findings []finding) (*Rollout, *manif
 		return nil, nil, err
 	}
 	now := d.clock()
-	return &Rollout{Digest: release.Digest, Strategy: Strategy{Kind: RollingStrategy}, By: "adopted", State: Verified, Images: manifest.Images(objects),
+	return &Rollout{Digest: release.Digest, Strategy: Strategy{Kind: RollingStrategy}, By: adoptedBy, State: Verified, Images: manifest.Images(objects),
 		Note: "what ran before Tidegate took over", Started: now, StateSince: now, Finished: now}, release, nil
 }

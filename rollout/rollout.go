@@ -105,6 +105,8 @@ type Request struct {
 	// By, Commit and RunID say who asked, for which commit, in which run. The
 	// same Release with the same RunID continues a rollout that a dead process left.
 	By, Commit, RunID string
+	// From says where its images were proven; nil when nowhere.
+	From *Provenance
 }
 
 // check fills in defaults and refuses what makes no sense.
@@ -224,6 +226,8 @@ type Rollout struct {
 	Commit   string        `json:"commit,omitempty"`
 	RunID    string        `json:"runID,omitempty"`
 	Images   []string      `json:"images,omitempty"`
+	// From says where its images were proven; nil when nowhere.
+	From *Provenance `json:"from,omitempty"`
 	// RollbackTo is the revision whose content a manual rollback puts back.
 	RollbackTo int `json:"rollbackTo,omitempty"`
 	// RestartedAt is in the pod templates since someone restarted this release;

@@ -102,7 +102,7 @@ kubeconfig alone, whether or not a Tidegate server runs.`,
 	command.AddCommand(newRolloutStartCommand(f), newRolloutStatusCommand(f), newRolloutHistoryCommand(f), newRolloutPromoteCommand(f),
 		newRolloutPauseCommand(f), newRolloutResumeCommand(f), newRolloutAbortCommand(f), newRolloutRollbackCommand(f),
 		newRolloutPlanCommand(f), newRolloutApproveCommand(f), newRolloutRejectCommand(f), newRolloutOverrideCommand(f),
-		newRolloutRetryCommand(f), newRolloutRestartCommand(f), newRolloutDiffCommand(f), newRolloutForgetCommand(f),
+		newRolloutPromoteToCommand(f), newRolloutRetryCommand(f), newRolloutRestartCommand(f), newRolloutDiffCommand(f), newRolloutForgetCommand(f),
 		newRolloutExplainCommand())
 	return command
 }

@@ -39,22 +39,27 @@ takes it back. A release of the same application that is under way is superseded
 			if err != nil {
 				return err
 			}
-			result, err := controller.Start(cmd.Context(), request, printProgress(cmd))
-			if err != nil {
-				printFailure(cmd.ErrOrStderr(), result.Rollout.Failure)
-				printExplained(cmd.ErrOrStderr(), result.Rollout.Failure)
-				return rolloutError(err)
-			}
-			if result.Unchanged {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s: revision %d has this very release and serves already\n", target.App, result.Rollout.Revision)
-				return nil
-			}
-			fmt.Fprintln(cmd.OutOrStdout(), target.App+": "+result.Rollout.Sentence())
-			return nil
+			return startRelease(cmd, controller, target, request)
 		},
 	}
 	flags.register(command)
 	return command
+}
+
+// startRelease rolls a release out and says how that ended.
+func startRelease(cmd *cobra.Command, controller *rollout.Controller, target rollout.Target, request rollout.Request) error {
+	result, err := controller.Start(cmd.Context(), request, printProgress(cmd))
+	if err != nil {
+		printFailure(cmd.ErrOrStderr(), result.Rollout.Failure)
+		printExplained(cmd.ErrOrStderr(), result.Rollout.Failure)
+		return rolloutError(err)
+	}
+	if result.Unchanged {
+		fmt.Fprintf(cmd.OutOrStdout(), "%s: revision %d has this very release and serves already\n", target.App, result.Rollout.Revision)
+		return nil
+	}
+	fmt.Fprintln(cmd.OutOrStdout(), target.App+": "+result.Rollout.Sentence())
+	return nil
 }
 
 // releaseFlags say what is rolled out, and how.
@@ -66,6 +71,8 @@ type releaseFlags struct {
 	force          bool
 	commit         string
 	override       string
+	// promoted are the only images of the release; nil: those of images, and what registries say.
+	promoted *manifest.Promoted
 }
 
 func (r *releaseFlags) register(command *cobra.Command) {
@@ -91,7 +98,14 @@ func (r *releaseFlags) request(ctx context.Context, target rollout.Target, by st
 	if err != nil {
 		return rollout.Request{}, usageErrorf("%w", err)
 	}
-	release, err := manifest.New(ctx, objects, manifest.Options{Namespace: target.Namespace, Images: r.images, Resolver: deploy.Registry{}})
+	options := manifest.Options{Namespace: target.Namespace, Images: r.images, Resolver: deploy.Registry{}}
+	if r.promoted != nil {
+		options.Images, options.Resolver = nil, r.promoted
+	}
+	release, err := manifest.New(ctx, objects, options)
+	if err == nil && r.promoted != nil {
+		err = r.promoted.Check(release.Objects)
+	}
 	if err != nil {
 		return rollout.Request{}, usageErrorf("%w", err)
 	}

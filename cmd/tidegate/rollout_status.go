@@ -184,6 +184,9 @@ func printRecord(w io.Writer, record *rollout.Record, owner string) {
 	row("verified", fmt.Sprintf("revision %d", record.Verified))
 	row("by", c.By)
 	row("commit", c.Commit)
+	if c.From != nil {
+		row("promoted from", c.From.String())
+	}
 	row("strategy", strategyText(c))
 	row("images", strings.Join(c.Images, ", "))
 	row("note", c.Note)

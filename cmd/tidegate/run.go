@@ -156,8 +156,14 @@ func addEnvironments(config *settings.Settings, plan *pipeline.Plan, flags runFl
 		if stage.Deploy == nil {
 			continue
 		}
-		if _, known := config.Environments[stage.Deploy.Environment]; !known {
-			config.Environments[stage.Deploy.Environment] = settings.Environment{Kubeconfig: flags.kubeconfig, Context: flags.context, Namespace: flags.namespace, PrivateWebhooks: true}
+		names := []string{stage.Deploy.Environment}
+		if stage.Deploy.Promote != nil {
+			names = append(names, stage.Deploy.Promote.From)
+		}
+		for _, name := range names {
+			if _, known := config.Environments[name]; !known {
+				config.Environments[name] = settings.Environment{Kubeconfig: flags.kubeconfig, Context: flags.context, Namespace: flags.namespace, PrivateWebhooks: true}
+			}
 		}
 	}
 }

@@ -82,10 +82,16 @@ type Environment struct {
 	Kubeconfig string `yaml:"kubeconfig,omitempty"`
 	Context    string `yaml:"context,omitempty"`
 	Namespace  string `yaml:"namespace,omitempty"` // "default" when empty
-	// Repositories and Branches restrict who may deploy here; empty means any
-	// repository of this server, any trusted branch.
+	// Repositories restricts which may deploy here; empty means any of this server.
 	Repositories []string `yaml:"repositories,omitempty"`
-	Branches     []string `yaml:"branches,omitempty"`
+	// Branches and Tags are patterns of what may be deployed here. When either is
+	// set, anything else is refused, pull requests included; without both, any
+	// branch or tag of the repository itself may. Forks never may.
+	Branches []string `yaml:"branches,omitempty"`
+	Tags     []string `yaml:"tags,omitempty"`
+	// Deployers are the people, and groups of them, whose pushes and starts may
+	// deploy here; a schedule's name is "schedule". Empty means anyone.
+	Deployers []string `yaml:"deployers,omitempty"`
 	// PrivateWebhooks lets webhook gates of rollouts reach private networks and
 	// this machine, where services inside the cluster are; otherwise only the
 	// public internet: pipelines say the address.
@@ -303,6 +309,9 @@ func (s *Settings) validate() error {
 	for name, e := range s.Environments {
 		if len(e.Freeze) > rollout.MaxWindows {
 			return fmt.Errorf("environment %s: %d freeze windows; at most %d", name, len(e.Freeze), rollout.MaxWindows)
+		}
+		if err := e.checkRefs(); err != nil {
+			return fmt.Errorf("environment %s: %w", name, err)
 		}
 		for i, window := range e.Freeze {
 			if _, err := window.Window(); err != nil {

@@ -25,6 +25,8 @@ func TestRefusals(t *testing.T) {
 		"bad name":         {"repositories: [{name: shop, webhook-secret: {env: X}}]\n", "owner/name"},
 		"twice":            {"repositories: [{name: o/s, webhook-secret: {env: X}}, {name: O/S, webhook-secret: {env: X}}]\n", "twice"},
 		"nowhere to push":  {"registry: {listen: off}\n", "push is required"},
+		"branch pattern":   {"environments: {p: {branches: ['[']}}\n", "branches[0]"},
+		"no deployer":      {"environments: {p: {deployers: ['']}}\n", "deployers[0]"},
 		"negative":         {"limits: {stages: -1}\n", "negative"},
 		"a secret written": {"repositories: [{name: o/s, webhook-secret: hunter2}]\n", "1:44"},
 	} {

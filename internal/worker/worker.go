@@ -89,6 +89,7 @@ func New(ctx context.Context, o Options) (*Worker, error) {
 		pipeline.KindApprove: approve.Kind{Member: o.Member},
 		pipeline.KindDeploy: policy{
 			environments: o.Settings.Environments,
+			member:       o.Member,
 			inner:        deploy.New(deploy.Options{Environments: environments(o.Settings), Member: o.Member, Log: o.Log.Named("deploy")}),
 		},
 	}

@@ -2,6 +2,7 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -121,11 +122,21 @@ func (k *Kind) Run(ctx context.Context, attempt pipeline.Attempt) (pipeline.Outp
 
 func (k *Kind) request(ctx context.Context, attempt pipeline.Attempt, namespace string) (rollout.Request, error) {
 	spec := attempt.Stage.Deploy
+	target := rollout.Target{App: cmp.Or(spec.App, attempt.Pipeline), Namespace: namespace}
+	runID := attempt.RunID + "/" + attempt.Stage.ID + "/" + strconv.Itoa(attempt.Number)
+	promoted, err := k.promotion(ctx, attempt, target, runID)
+	if err != nil {
+		return rollout.Request{}, err
+	}
 	objects, err := manifest.Load(attempt.Workspace, spec.Manifests)
 	if err != nil {
 		return rollout.Request{}, &pipeline.Error{Cause: pipeline.CauseInvalid, Err: err}
 	}
-	release, err := manifest.New(ctx, objects, manifest.Options{Namespace: namespace, Images: builtImages(attempt.Needs), Resolver: k.options.Resolver})
+	images := k.images(attempt, promoted)
+	release, err := manifest.New(ctx, objects, manifest.Options{Namespace: namespace, Images: images.built, Resolver: images.resolver})
+	if err == nil && promoted != nil {
+		err = promoted.images.Check(release.Objects)
+	}
 	if err != nil {
 		cause := pipeline.CauseInvalid
 		if ctx.Err() != nil {
@@ -133,22 +144,39 @@ func (k *Kind) request(ctx context.Context, attempt pipeline.Attempt, namespace 
 		}
 		return rollout.Request{}, &pipeline.Error{Cause: cause, Err: err}
 	}
-	app := spec.App
-	if app == "" {
-		app = attempt.Pipeline
-	}
 	how := strategy(spec.Strategy)
-	if how.Checks, err = k.checks(ctx, attempt); err != nil {
+	if how.Checks, err = k.checks(ctx, attempt, images); err != nil {
 		return rollout.Request{}, err
 	}
-	hooks, err := k.hooks(ctx, attempt)
+	hooks, err := k.hooks(ctx, attempt, images)
 	if err != nil {
 		return rollout.Request{}, err
 	}
-	return rollout.Request{
-		Hooks: hooks, Freeze: k.options.Environments[spec.Environment].windows(), App: app, Namespace: namespace, Release: release, Strategy: how, Bake: spec.Bake, Deadline: spec.Deadline,
-		By: attempt.Event.Actor, Commit: attempt.Event.Commit, RunID: attempt.RunID + "/" + attempt.Stage.ID + "/" + strconv.Itoa(attempt.Number),
-	}, nil
+	request := rollout.Request{
+		Hooks: hooks, Freeze: k.options.Environments[spec.Environment].windows(), App: target.App, Namespace: namespace, Release: release, Strategy: how, Bake: spec.Bake, Deadline: spec.Deadline,
+		By: attempt.Event.Actor, Commit: attempt.Event.Commit, RunID: runID,
+	}
+	if promoted != nil {
+		request.From, request.Commit = promoted.from, promoted.from.Commit
+	}
+	return request, nil
+}
+
+// imageSources say where images come from: those of the release, and those of
+// the Jobs of its gates and hooks.
+type imageSources struct {
+	built    map[string]string
+	resolver manifest.Resolver
+	forJobs  manifest.Resolver
+}
+
+// images are those that the run built, or those that another environment has
+// proven and nothing else.
+func (k *Kind) images(attempt pipeline.Attempt, promoted *promotion) imageSources {
+	if promoted == nil {
+		return imageSources{built: builtImages(attempt.Needs), resolver: k.options.Resolver, forJobs: k.options.Resolver}
+	}
+	return imageSources{resolver: promoted.images, forJobs: promotedFirst{promoted.images, k.options.Resolver}}
 }
 
 // builtImages collects the images of the build stages that this one needs.

@@ -22,12 +22,12 @@ func gates(spec pipeline.StrategySpec) []pipeline.GateSpec {
 }
 
 // checks makes the gates that something or someone outside answers.
-func (k *Kind) checks(ctx context.Context, attempt pipeline.Attempt) ([]rollout.CheckGate, error) {
+func (k *Kind) checks(ctx context.Context, attempt pipeline.Attempt, images imageSources) ([]rollout.CheckGate, error) {
 	var checks []rollout.CheckGate
 	for _, gate := range gates(attempt.Stage.Deploy.Strategy) {
 		switch {
 		case gate.Job != nil:
-			job, err := k.job(ctx, attempt, gate.Job.Manifest)
+			job, err := job(ctx, attempt, images, gate.Job.Manifest)
 			if err != nil {
 				return nil, err
 			}
@@ -53,7 +53,7 @@ func (k *Kind) checks(ctx context.Context, attempt pipeline.Attempt) ([]rollout.
 }
 
 // hooks makes the Jobs around the release.
-func (k *Kind) hooks(ctx context.Context, attempt pipeline.Attempt) ([]rollout.Hook, error) {
+func (k *Kind) hooks(ctx context.Context, attempt pipeline.Attempt, images imageSources) ([]rollout.Hook, error) {
 	spec := attempt.Stage.Deploy.Hooks
 	if spec == nil {
 		return nil, nil
@@ -64,7 +64,7 @@ func (k *Kind) hooks(ctx context.Context, attempt pipeline.Attempt) ([]rollout.H
 		specs []pipeline.HookSpec
 	}{{rollout.BeforeHook, spec.Before}, {rollout.AfterHook, spec.After}, {rollout.FailureHook, spec.OnFailure}} {
 		for _, hook := range phase.specs {
-			job, err := k.job(ctx, attempt, hook.Manifest)
+			job, err := job(ctx, attempt, images, hook.Manifest)
 			if err != nil {
 				return nil, err
 			}
@@ -76,7 +76,7 @@ func (k *Kind) hooks(ctx context.Context, attempt pipeline.Attempt) ([]rollout.H
 
 // job reads the one Job in a file of the checkout and pins its images, as
 // those of the release are.
-func (k *Kind) job(ctx context.Context, attempt pipeline.Attempt, file string) (*unstructured.Unstructured, error) {
+func job(ctx context.Context, attempt pipeline.Attempt, images imageSources, file string) (*unstructured.Unstructured, error) {
 	objects, err := manifest.Load(attempt.Workspace, []string{file})
 	if err != nil {
 		return nil, &pipeline.Error{Cause: pipeline.CauseInvalid, Err: err}
@@ -84,7 +84,7 @@ func (k *Kind) job(ctx context.Context, attempt pipeline.Attempt, file string) (
 	if len(objects) != 1 || objects[0].GetKind() != "Job" {
 		return nil, pipeline.Fail(pipeline.CauseInvalid, "%s: it must hold one Job, and holds %d objects, the first a %s", file, len(objects), objects[0].GetKind())
 	}
-	if err := manifest.Pin(ctx, objects, builtImages(attempt.Needs), k.options.Resolver); err != nil {
+	if err := manifest.Pin(ctx, objects, images.built, images.forJobs); err != nil {
 		cause := pipeline.CauseInvalid
 		if ctx.Err() != nil {
 			cause = pipeline.CauseCancelled
