@@ -300,8 +300,10 @@ func reasonOf(err error) string {
 }
 
 // clipText bounds text that goes into the record.
-func clipText(s string) string {
-	const most = maxRecordText
+func clipText(s string) string { return clipTo(s, maxRecordText) }
+
+// clipTo bounds a text to so many bytes, and a sign that there was more.
+func clipTo(s string, most int) string {
 	if len(s) <= most {
 		return s
 	}

@@ -200,7 +200,7 @@ func (c *Controller) Rollback(ctx context.Context, target Target, to int, by str
 	}
 	if err := d.enter(ctx, &Rollout{
 		Digest: goal.Digest, Strategy: Strategy{Kind: RollingStrategy}, Deadline: DefaultDeadline, By: by, Commit: goal.Commit, Images: goal.Images,
-		RollbackTo: content, From: goal.From, Note: fmt.Sprintf("rollback to revision %d, without a bake time: it was verified before", goal.Revision),
+		RollbackTo: content, From: goal.From, Source: goal.Source, Note: fmt.Sprintf("rollback to revision %d, without a bake time: it was verified before", goal.Revision),
 		State: Pending, Base: d.record.Verified, Started: now, StateSince: now, RestartedAt: d.record.restartedAt(d.record.Verified),
 	}); err != nil {
 		return Result{}, err

@@ -79,7 +79,7 @@ func (r Request) rollout(now time.Time) *Rollout {
 	return &Rollout{
 		Digest: r.Release.Digest, Strategy: r.Strategy, Bake: *r.Bake, Deadline: r.Deadline,
 		By: r.By, Commit: r.Commit, RunID: r.RunID, Images: manifest.Images(r.Release.Objects),
-		State: Pending, Started: now, StateSince: now, Override: r.Override, Hooks: r.Hooks, From: r.From,
+		State: Pending, Started: now, StateSince: now, Override: r.Override, Hooks: r.Hooks, From: r.From, Source: r.Source, OnRollback: r.OnRollback,
 	}
 }
 
@@ -99,6 +99,9 @@ func (d *driver) enter(ctx context.Context, r *Rollout) error {
 	}
 	d.record.Revisions = r.Revision
 	d.record.Current = r
+	if !r.State.Final() {
+		d.record.note("", r.Started)
+	}
 	if err := d.create(ctx); err != nil {
 		return err
 	}

@@ -35,6 +35,9 @@ type Options struct {
 	PrivateWebhooks bool
 	// Member tells whether a person belongs to a group that an approval names; nil: never.
 	Member func(user, group string) bool
+	// Receivers are told of every transition. Nil leaves those that the record
+	// names to a process that knows them; empty, but not nil, means nobody.
+	Receivers []Receiver
 }
 
 // Controller rolls out releases in one cluster. It is safe for concurrent use.
@@ -44,6 +47,8 @@ type Controller struct {
 	notify  func(Record)
 	reach   func(netip.Addr) bool
 	member  func(user, group string) bool
+
+	receivers []Receiver
 }
 
 // New makes a controller. It makes no request.
@@ -65,7 +70,7 @@ func New(cluster Cluster, options Options) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Controller{clients: clients, clock: options.Clock, notify: options.Notify, reach: netguard.Public, member: options.Member}
+	c := &Controller{clients: clients, clock: options.Clock, notify: options.Notify, reach: netguard.Public, member: options.Member, receivers: options.Receivers}
 	if options.PrivateWebhooks {
 		c.reach = netguard.Inside
 	}
@@ -353,7 +358,7 @@ func (s *store) awaitLease(ctx context.Context, object *coordinationv1.Lease, mo
 
 // owned writes down that this process owns the application from now on.
 func (c *Controller) owned(ctx context.Context, s *store, before, taken *coordinationv1.Lease, identity string, progress func(Progress)) (*driver, error) {
-	d := &driver{store: s, lease: s.holdLease(taken, identity, c.clock), clock: c.clock, progress: progress, notify: c.notify, reach: c.reach, member: c.member}
+	d := &driver{store: s, lease: s.holdLease(taken, identity, c.clock), clock: c.clock, progress: progress, notify: c.notify, reach: c.reach, member: c.member, receivers: c.receivers}
 	var err error
 	if d.record, d.version, err = s.load(ctx); err == nil && d.version != "" {
 		if d.record.Live() && before != nil && before.Spec.RenewTime != nil {
@@ -373,6 +378,9 @@ func (c *Controller) owned(ctx context.Context, s *store, before, taken *coordin
 		d.close()
 		return nil, fmt.Errorf("taking over %s: %w", s.app, err)
 	}
+	if c.receivers != nil && !d.record.subscribed(namesOf(c.receivers)) {
+		d.record.subscribe(namesOf(c.receivers), newID)
+	}
 	return d, nil
 }
 
@@ -390,6 +398,7 @@ func (d *driver) close() {
 	if d.watch != nil {
 		d.watch.stop()
 	}
+	d.lastPost()
 	if err := d.lease.release(); err != nil {
 		d.log.Warn("the lease stays until it expires", zap.Error(err))
 	}

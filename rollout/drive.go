@@ -46,6 +46,11 @@ type driver struct {
 	// member tells whether a person belongs to a group.
 	member func(user, group string) bool
 	told   string
+	// receivers are told of transitions by couriers, which run when there are
+	// any; unsaved tells that what they have told is not recorded yet.
+	receivers []Receiver
+	couriers  *couriers
+	unsaved   bool
 }
 
 // target is the release whose workloads are looked at.
@@ -71,6 +76,7 @@ func (d *driver) run(ctx context.Context, done func(*Record) bool) error {
 		if err != nil {
 			return err
 		}
+		d.post()
 		d.sample(ctx, obs)
 		seen := d.collect()
 		seen = d.probe(ctx, obs) || seen
@@ -196,7 +202,7 @@ func (d *driver) save(ctx context.Context) error {
 			first = false
 			version, err := d.store.save(ctx, d.record, d.version)
 			if err == nil {
-				d.version = version
+				d.version, d.unsaved = version, false
 				return nil
 			}
 			if !apierrors.IsConflict(err) {

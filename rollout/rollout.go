@@ -107,6 +107,10 @@ type Request struct {
 	By, Commit, RunID string
 	// From says where its images were proven; nil when nowhere.
 	From *Provenance
+	// Source is the repository that it came from; nil when that is not known.
+	Source *Source
+	// OnRollback is what is asked for when it is taken back by itself; empty: nothing.
+	OnRollback OnRollback
 }
 
 // check fills in defaults and refuses what makes no sense.
@@ -227,7 +231,10 @@ type Rollout struct {
 	RunID    string        `json:"runID,omitempty"`
 	Images   []string      `json:"images,omitempty"`
 	// From says where its images were proven; nil when nowhere.
-	From *Provenance `json:"from,omitempty"`
+	From   *Provenance `json:"from,omitempty"`
+	Source *Source     `json:"source,omitempty"`
+	// OnRollback is what is asked for when it is taken back by itself.
+	OnRollback OnRollback `json:"onRollback,omitempty"`
 	// RollbackTo is the revision whose content a manual rollback puts back.
 	RollbackTo int `json:"rollbackTo,omitempty"`
 	// RestartedAt is in the pod templates since someone restarted this release;
@@ -356,6 +363,8 @@ type Record struct {
 	History []Rollout `json:"history,omitempty"`
 	// Freeze are the environment's windows, as the last request that knew them had them.
 	Freeze []Window `json:"freeze,omitempty"`
+	// Outbox holds transitions that are to be told; nil when nobody wants them.
+	Outbox *Outbox `json:"outbox,omitempty"`
 	// Inventory lists objects that were applied and not pruned.
 	Inventory []manifest.Ref `json:"inventory,omitempty"`
 	// Command waits for the owner; Reply answers the last one.

@@ -150,9 +150,11 @@ func (r *Rollout) resume(watched, now time.Time) {
 
 // advance moves the current rollout and keeps the record in step with it.
 func (r *Record) advance(m Move, now time.Time) error {
+	from := r.Current.State
 	if err := r.Current.move(m, now); err != nil {
 		return err
 	}
+	r.note(from, now)
 	if c := r.Current; c.StableTouched && (c.State == Applying || c.State == Canary || c.State == Promoting) {
 		r.Stable = c.Revision
 	}
