@@ -254,6 +254,7 @@ var deployShape = object{
 		{key: "deadline", shape: duration{time.Second, week}, doc: "How long the rollout may make no progress."},
 
 		{key: "hooks", shape: hooksShape, doc: "Kubernetes Jobs around the release."},
+		{key: "on-rollback", shape: text{choices: []string{"revert-pull-request"}}, doc: "What happens when the release is taken back by itself: a pull request that takes the commit back."},
 		{key: "promote", shape: promoteShape, doc: "Takes the very images that are verified in another environment."},
 
 		{key: "kustomize", unsupported: "render the manifests in a run stage, or list plain YAML under manifests"},

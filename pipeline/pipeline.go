@@ -229,6 +229,9 @@ type DeploySpec struct {
 	Hooks *HooksSpec `json:"hooks,omitempty"`
 	// Promote takes the images of another environment; nil means those that the run built.
 	Promote *PromoteSpec `json:"promote,omitempty"`
+	// OnRollback is what happens when the release is taken back by itself:
+	// "revert-pull-request", or nothing when empty.
+	OnRollback string `json:"on-rollback,omitempty"`
 }
 
 // StrategySpec picks a strategy; all nil means rolling.

@@ -27,6 +27,11 @@ const (
 	Superseded  State = "superseded"
 )
 
+// States lists all of them, in the order in which a rollout may pass them.
+func States() []State {
+	return []State{Pending, Applying, Canary, Preview, Switched, Promoting, Rolling, Finishing, RollingBack, Withdrawing, Verified, RolledBack, Failed, Superseded}
+}
+
 // Final tells whether nothing more will happen.
 func (s State) Final() bool {
 	switch s {

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -78,13 +77,7 @@ func (g *WebhookGate) check() error {
 // webhookClient makes a client that reaches only addresses that allow likes,
 // and takes a redirect for an answer.
 func webhookClient(allow func(netip.Addr) bool) *http.Client {
-	dialer := &net.Dialer{Timeout: webhookTimeout, Control: netguard.Control(allow)}
-	return &http.Client{
-		Timeout: webhookTimeout,
-		// No proxy: it would be the one that is dialled, and the rule would judge it.
-		Transport:     &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true, TLSHandshakeTimeout: webhookTimeout, ResponseHeaderTimeout: webhookTimeout},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	return netguard.Client(allow, webhookTimeout)
 }
 
 // askWebhook asks once. An error says that there was no answer.

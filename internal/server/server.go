@@ -213,6 +213,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.engine.Serve(ctx) })
 	group.Go(func() error { return s.processor.Run(ctx) })
 	group.Go(func() error { return s.worker.Maintain(ctx) })
+	group.Go(func() error { return s.worker.TellLeftovers(ctx) })
 	group.Go(func() error { return s.schedules.run(ctx) })
 	group.Go(func() error { s.statuses.run(ctx); return nil })
 	if s.registry != nil {

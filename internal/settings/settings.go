@@ -31,13 +31,18 @@ type Settings struct {
 	Build        Build                  `yaml:"build,omitempty"`
 	Repositories []Repository           `yaml:"repositories,omitempty"`
 	Environments map[string]Environment `yaml:"environments,omitempty"`
-	Limits       Limits                 `yaml:"limits,omitempty"`
+	// Notifications are those who are told of rollouts.
+	Notifications []Notification `yaml:"notifications,omitempty"`
+	Limits        Limits         `yaml:"limits,omitempty"`
 }
 
 // GitHub says where the forge's API is.
 type GitHub struct {
 	// API is the base URL; empty means github.com's. GitHub Enterprise: https://HOST/api/v3/.
 	API string `yaml:"api,omitempty"`
+	// Deployments shows rollouts as deployments of the repositories that have a
+	// token; it needs the right to write deployments.
+	Deployments bool `yaml:"deployments,omitempty"`
 }
 
 // Registry says where images go and come from.
@@ -319,6 +324,9 @@ func (s *Settings) validate() error {
 			}
 		}
 	}
+	if err := s.checkNotifications(); err != nil {
+		return err
+	}
 	if s.Registry.Push == "" {
 		return errors.New("registry: push is required when the embedded registry is off")
 	}
@@ -344,6 +352,14 @@ func (s *Settings) absolute(dir string) {
 		for name, secret := range r.Secrets {
 			secret.File = join(secret.File)
 			r.Secrets[name] = secret
+		}
+	}
+	for _, n := range s.Notifications {
+		if n.Webhook != nil {
+			n.Webhook.Secret.File = join(n.Webhook.Secret.File)
+		}
+		if n.Slack != nil {
+			n.Slack.URL.File = join(n.Slack.URL.File)
 		}
 	}
 	for name, e := range s.Environments {

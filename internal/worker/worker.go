@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/tidegate-ci/tidegate/internal/notify"
 	"github.com/tidegate-ci/tidegate/internal/settings"
 	"github.com/tidegate-ci/tidegate/pipeline"
 	"github.com/tidegate-ci/tidegate/stages/approve"
@@ -44,6 +45,7 @@ type Worker struct {
 	maxBytes int64
 	unpacked *rootfs.Store // nil without containers
 	scripts  *run.Kind
+	deploys  *deploy.Kind
 	log      *zap.Logger
 }
 
@@ -83,6 +85,11 @@ func New(ctx context.Context, o Options) (*Worker, error) {
 		Images:       client,
 		NoContainers: noContainers,
 	})
+	receivers, err := notify.New(o.Settings)
+	if err != nil {
+		return nil, err
+	}
+	deploys := deploy.New(deploy.Options{Environments: environments(o.Settings), Member: o.Member, Receivers: receivers.Of, Log: o.Log.Named("deploy")})
 	kinds := map[pipeline.KindName]pipeline.Kind{
 		pipeline.KindRun:     scripts,
 		pipeline.KindBuild:   &image.Kind{Builder: builder, Scripts: scripts, BuilderID: o.Settings.Build.BuilderID},
@@ -90,10 +97,10 @@ func New(ctx context.Context, o Options) (*Worker, error) {
 		pipeline.KindDeploy: policy{
 			environments: o.Settings.Environments,
 			member:       o.Member,
-			inner:        deploy.New(deploy.Options{Environments: environments(o.Settings), Member: o.Member, Log: o.Log.Named("deploy")}),
+			inner:        deploys,
 		},
 	}
-	return &Worker{Kinds: kinds, maxBytes: o.Settings.Limits.CacheBytes, unpacked: unpacked, scripts: scripts, log: o.Log.Named("caches")}, nil
+	return &Worker{Kinds: kinds, maxBytes: o.Settings.Limits.CacheBytes, unpacked: unpacked, scripts: scripts, deploys: deploys, log: o.Log.Named("caches")}, nil
 }
 
 // pruneEvery is how often caches are brought back below their limit.
@@ -121,6 +128,10 @@ func (w *Worker) Maintain(ctx context.Context) error {
 		}
 	}
 }
+
+// TellLeftovers tells the receivers of notifications what commands given without
+// a server left untold, until ctx ends.
+func (w *Worker) TellLeftovers(ctx context.Context) error { return w.deploys.TellLeftovers(ctx) }
 
 // errNotLooked is what a stage that needs a container meets when nobody
 // expected one.

@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/tidegate-ci/tidegate/pipeline"
+	"github.com/tidegate-ci/tidegate/pipeline/event"
 	"github.com/tidegate-ci/tidegate/rollout"
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
@@ -63,6 +64,9 @@ type Options struct {
 	Member func(user, group string) bool
 	// Notify hears of every end and of every rollback.
 	Notify func(environment string, record rollout.Record)
+	// Receivers are told of every transition in an environment; nil leaves that
+	// to whoever knows them.
+	Receivers func(environment string) []rollout.Receiver
 }
 
 // Kind implements pipeline.Kind.
@@ -154,7 +158,7 @@ func (k *Kind) request(ctx context.Context, attempt pipeline.Attempt, namespace 
 	}
 	request := rollout.Request{
 		Hooks: hooks, Freeze: k.options.Environments[spec.Environment].windows(), App: target.App, Namespace: namespace, Release: release, Strategy: how, Bake: spec.Bake, Deadline: spec.Deadline,
-		By: attempt.Event.Actor, Commit: attempt.Event.Commit, RunID: runID,
+		By: attempt.Event.Actor, Commit: attempt.Event.Commit, RunID: runID, Source: sourceOf(attempt.Event), OnRollback: rollout.OnRollback(spec.OnRollback),
 	}
 	if promoted != nil {
 		request.From, request.Commit = promoted.from, promoted.from.Commit
@@ -321,6 +325,16 @@ func (k *Kind) explain(attempt pipeline.Attempt, result rollout.Result) {
 	}
 }
 
+// sourceOf says where an event's code is from; what people wrote is bounded.
+func sourceOf(e event.Event) *rollout.Source {
+	const most = 200
+	message, _, _ := strings.Cut(e.Message, "\n")
+	if len(message) > most {
+		message = strings.ToValidUTF8(message[:most], "") + "…"
+	}
+	return &rollout.Source{Forge: e.Forge, Repository: e.Repository.FullName, Branch: e.Branch, Tag: e.Tag, Message: message}
+}
+
 func short(digest string) string {
 	digest = strings.TrimPrefix(digest, "sha256:")
 	return digest[:min(len(digest), 12)]
@@ -362,6 +376,9 @@ func (k *Kind) controller(environment string) (*rollout.Controller, string, erro
 	options := rollout.Options{Log: k.options.Log.With(zap.String("environment", environment)), Member: k.options.Member, PrivateWebhooks: target.PrivateWebhooks}
 	if k.options.Notify != nil {
 		options.Notify = func(record rollout.Record) { k.options.Notify(environment, record) }
+	}
+	if k.options.Receivers != nil {
+		options.Receivers = k.options.Receivers(environment)
 	}
 	c, err := rollout.New(rollout.Cluster{Config: config}, options)
 	if err != nil {

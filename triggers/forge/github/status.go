@@ -132,19 +132,10 @@ func (c *Client) Status(ctx context.Context, repository, commit string, state St
 	if u, err := url.Parse(state.TargetURL); err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.User == nil {
 		status.TargetURL = gh.String(state.TargetURL)
 	}
-	for try := 1; ; try++ {
+	return c.again(ctx, fmt.Sprintf("report status %s of %s at %s", state.State, repository, commit), func() (*gh.Response, error) {
 		_, response, err := c.github.Repositories.CreateStatus(ctx, owner, name, commit, status)
-		if err == nil {
-			return nil
-		}
-		wait, again := retryIn(err, response, try, c.now())
-		if !again {
-			return fmt.Errorf("report status %s of %s at %s: %w", state.State, repository, commit, err)
-		}
-		if sleepErr := c.sleep(ctx, wait); sleepErr != nil {
-			return fmt.Errorf("report status %s of %s at %s: %w (last try: %w)", state.State, repository, commit, sleepErr, err)
-		}
-	}
+		return response, err
+	})
 }
 
 // retryIn decides whether a failed request is tried again, and when.

@@ -1,0 +1,45 @@
+package deploy
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+)
+
+// leftoverRetry is how long a cluster that can't be watched is left alone.
+const leftoverRetry = time.Minute
+
+// TellLeftovers tells the receivers of every environment what processes that
+// are gone left untold, until ctx ends.
+func (k *Kind) TellLeftovers(ctx context.Context) error {
+	var watching errgroup.Group
+	for _, environment := range slices.Sorted(maps.Keys(k.options.Environments)) {
+		if k.options.Receivers == nil || len(k.options.Receivers(environment)) == 0 {
+			continue
+		}
+		watching.Go(func() error {
+			for ctx.Err() == nil {
+				controller, namespace, err := k.controller(environment)
+				if err == nil {
+					err = controller.TellLeftovers(ctx, namespace)
+				}
+				if err == nil || ctx.Err() != nil {
+					return nil
+				}
+				k.options.Log.Warn("notifications that are left are not looked for", zap.String("environment", environment), zap.Error(err))
+				timer := time.NewTimer(leftoverRetry)
+				select {
+				case <-ctx.Done():
+				case <-timer.C:
+				}
+				timer.Stop()
+			}
+			return nil
+		})
+	}
+	return watching.Wait()
+}
