@@ -77,7 +77,9 @@ func (r *Receivers) Of(environment string) []rollout.Receiver {
 
 // client is the one that may write to a repository; nil when none may.
 func (r *Receivers) client(source *rollout.Source) *github.Client {
-	if source == nil || source.Forge != "github" {
+	// Starts by hand and schedules are of repositories that the settings name; a
+	// run in a working tree may be of anything.
+	if source == nil || source.Forge == "local" {
 		return nil
 	}
 	return r.forge[strings.ToLower(source.Repository)]
