@@ -90,6 +90,9 @@ type Attempt struct {
 	// Progress reports what the attempt is doing, one short sentence at a time
 	// ("canary 50 %: 3 of 5 pods ready"). Never nil; cheap to call.
 	Progress func(message string)
+	// Waiting says whether people or a planned window are waited for now: that
+	// time does not count against the stage's timeout. Nil where nothing counts.
+	Waiting func(waiting bool)
 	// Decisions delivers approvals and rejections for this stage, those
 	// recorded before the attempt began included. Nil unless the kind is approve.
 	Decisions <-chan Decision

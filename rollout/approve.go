@@ -23,7 +23,11 @@ func (g *ApprovalGate) mayDecide(command Command) bool {
 // groupsOf lists the groups of a person that approvals of the rollout name.
 func (r *Rollout) groupsOf(user string, member func(user, group string) bool) []string {
 	var groups []string
-	for _, g := range r.Strategy.Checks {
+	asked := r.Strategy.Checks
+	if r.Entry != nil {
+		asked = append([]CheckGate{*r.Entry}, asked...)
+	}
+	for _, g := range asked {
 		if g.Approval == nil || user == "" {
 			continue
 		}

@@ -30,6 +30,11 @@ func (c *Controller) Abort(ctx context.Context, target Target, by string, progre
 	return c.ask(ctx, target, Command{Kind: CommandAbort, By: by}, progress)
 }
 
+// AbortRevision takes that revision back if it is under way, and never another.
+func (c *Controller) AbortRevision(ctx context.Context, target Target, revision int, by string, progress func(Progress)) (Reply, error) {
+	return c.ask(ctx, target, Command{Kind: CommandAbort, By: by, Revision: revision}, progress)
+}
+
 // Approve answers an approval gate of the present step with yes; gate may be
 // empty when only one is open. Only those that the gate asks may (ErrRefused).
 func (c *Controller) Approve(ctx context.Context, target Target, by, gate, comment string, progress func(Progress)) (Reply, error) {
@@ -60,10 +65,11 @@ func (c *Controller) ask(ctx context.Context, target Target, command Command, pr
 		return Reply{}, err
 	}
 	command.ID, command.At = newID(), c.clock()
-	if record.Current != nil {
+	if record.Current != nil && command.Revision == 0 {
 		command.Revision = record.Current.Revision
 	}
-	if !record.Live() { // nobody needs to act, and nothing can change by itself
+	// Nobody needs to act, and nothing can change by itself; or another is meant.
+	if !record.Live() || record.Current.Revision != command.Revision {
 		a := answerTo(record, command)
 		return answered(Reply{ID: command.ID, Accepted: a.accepted, Message: a.message, At: command.At})
 	}

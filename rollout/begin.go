@@ -79,7 +79,7 @@ func (r Request) rollout(now time.Time) *Rollout {
 	return &Rollout{
 		Digest: r.Release.Digest, Strategy: r.Strategy, Bake: *r.Bake, Deadline: r.Deadline,
 		By: r.By, Commit: r.Commit, RunID: r.RunID, Images: manifest.Images(r.Release.Objects),
-		State: Pending, Started: now, StateSince: now, Override: r.Override, Hooks: r.Hooks, From: r.From, Source: r.Source, OnRollback: r.OnRollback,
+		State: Pending, Started: now, StateSince: now, Override: r.Override, Hooks: r.Hooks, From: r.From, Source: r.Source, OnRollback: r.OnRollback, Entry: entryGate(r.Entry, r.EntryTimeout),
 	}
 }
 

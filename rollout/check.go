@@ -147,6 +147,9 @@ func (r *Rollout) asking() bool { return r.State.measured() && !r.StepReadyAt.Is
 
 // present lists the gates of the present step.
 func (r *Rollout) present() []*CheckGate {
+	if r.openEntry() {
+		return []*CheckGate{r.Entry}
+	}
 	var gates []*CheckGate
 	for i := range r.Strategy.Checks {
 		if g := &r.Strategy.Checks[i]; g.holds(r.Step) {
@@ -203,6 +206,12 @@ func (r *Rollout) openCheck() *CheckGate {
 		}
 	}
 	return nil
+}
+
+// awaitsPerson tells whether nothing but people's approvals is open.
+func (r *Rollout) awaitsPerson() bool {
+	g := r.openCheck()
+	return g != nil && g.Approval != nil && r.openMetric() == ""
 }
 
 // failedGate is the failure of any gate of the present step that found against the release.

@@ -274,6 +274,14 @@ func answerTo(record *Record, command Command) answer {
 		return no("the live Service is being switched; promote again when it has been, to let the old version go")
 	}
 	a, ok := answers[command.Kind][record.Current.State]
+	if record.Current.openEntry() {
+		switch command.Kind {
+		case CommandApprove:
+			a = yes("approved: it begins")
+		case CommandReject:
+			a = yes("rejected: nothing was changed")
+		}
+	}
 	if command.Kind == CommandRestart && a.accepted && record.Verified == 0 {
 		return no("nothing is verified yet; start a release")
 	}

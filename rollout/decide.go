@@ -59,6 +59,8 @@ type Action struct {
 	// Ready, Restored and Peak are what Mark (or a successful ApplyBase) records.
 	Ready, Restored bool
 	Peak            int32
+	// Held tells that people or a window are waited for, not the release.
+	Held bool
 }
 
 // Decide tells what to do next. It is pure: the same record, observation and
@@ -77,7 +79,10 @@ func decide(record *Record, obs Observation, now time.Time) Action {
 		if a, held := r.held(now); held {
 			return a
 		}
-		return Action{Kind: Advance, Why: "the release is accepted", Move: &Move{To: Applying}}
+		if a, waits := r.enters(now); waits {
+			return a
+		}
+		return Action{Kind: Advance, Why: "the release is accepted", Move: &Move{To: Applying, Proof: r.entryProof()}}
 	case Applying:
 		return decideApplying(record, r, obs)
 	case Canary:
@@ -199,6 +204,7 @@ func decideCanary(record *Record, r *Rollout, obs Observation, now time.Time) Ac
 	if !now.Before(deadline) {
 		return late(r, now, cmp.Or(w.waiting, open))
 	}
+	held := w.waiting == "" && until.IsZero() && r.awaitsPerson()
 	switch {
 	case w.waiting != "":
 	case !until.IsZero():
@@ -206,7 +212,7 @@ func decideCanary(record *Record, r *Rollout, obs Observation, now time.Time) Ac
 	default:
 		w.waiting = fmt.Sprintf("canary %d %%: healthy; %s", step.Weight, open)
 	}
-	return Action{Kind: Wait, Until: sooner(sooner(w.recheck, until), deadline), Why: w.waiting}
+	return Action{Kind: Wait, Until: sooner(sooner(w.recheck, until), deadline), Held: held, Why: w.waiting}
 }
 
 // watch gathers, over all companions of a step, whether they are ready, what

@@ -224,6 +224,7 @@ func concludePhase(r *Rollout, w watch, until time.Time, pass Action, now time.T
 	if !now.Before(deadline) {
 		return late(r, now, cmp.Or(w.waiting, open))
 	}
+	held := w.waiting == "" && !now.Before(until) && r.awaitsPerson()
 	if w.waiting == "" {
 		w.waiting = fmt.Sprintf("%s is healthy; %s", r.where(), open)
 		if now.Before(until) {
@@ -232,7 +233,7 @@ func concludePhase(r *Rollout, w watch, until time.Time, pass Action, now time.T
 	} else {
 		until = time.Time{}
 	}
-	return Action{Kind: Wait, Until: sooner(sooner(w.recheck, after(until, now)), deadline), Why: w.waiting}
+	return Action{Kind: Wait, Until: sooner(sooner(w.recheck, after(until, now)), deadline), Held: held, Why: w.waiting}
 }
 
 // returnTraffic does what is next until every live Service has its own

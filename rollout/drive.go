@@ -20,6 +20,8 @@ type Progress struct {
 	State    State     `json:"state"`
 	Step     int       `json:"step,omitempty"`
 	Message  string    `json:"message"`
+	// Held tells that people or a freeze window are waited for, not the release.
+	Held bool `json:"held,omitempty"`
 }
 
 // driver moves one rollout to its end, as its owner.
@@ -113,7 +115,7 @@ func (d *driver) tell(action Action, now time.Time) {
 	d.told = key
 	d.log.Info("rollout", zap.String("app", d.app), zap.Int("revision", r.Revision), zap.String("state", string(r.State)),
 		zap.String("action", string(action.Kind)), zap.String("why", action.Why))
-	d.progress(Progress{Time: now, Revision: r.Revision, State: r.State, Step: r.Step, Message: action.Why})
+	d.progress(Progress{Time: now, Revision: r.Revision, State: r.State, Step: r.Step, Message: action.Why, Held: action.Held})
 }
 
 // wait blocks until something changes or until comes; a lease that got lost is

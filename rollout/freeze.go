@@ -151,5 +151,5 @@ func (r *Rollout) held(now time.Time) (Action, bool) {
 	if reason != "" {
 		reason = " (" + reason + ")"
 	}
-	return Action{Kind: Wait, Until: until, Why: fmt.Sprintf("held by a freeze window%s until %s; \"override\" begins it now", reason, until.UTC().Format("2006-01-02 15:04 MST"))}, true
+	return Action{Kind: Wait, Until: until, Held: true, Why: fmt.Sprintf("held by a freeze window%s until %s; \"override\" begins it now", reason, until.UTC().Format("2006-01-02 15:04 MST"))}, true
 }

@@ -112,6 +112,9 @@ func (m *model) begin() {
 	if rapid.IntRange(0, 9).Draw(m.t, "frozen") == 0 {
 		r.Freeze = []Window{{From: m.now.Add(-time.Hour), Until: m.now.Add(time.Hour)}}
 	}
+	if rapid.IntRange(0, 9).Draw(m.t, "asks to enter") == 0 {
+		r.Entry = entryGate(&ApprovalGate{From: []string{"boss"}}, time.Hour)
+	}
 	m.lastOK = m.record.Verified
 	m.record.Current = r
 	m.stuck = 0
@@ -201,6 +204,9 @@ func (m *model) step() Action {
 	case Wait:
 		return a
 	case Obey:
+		if said := m.record.Command; said.By == "boss" && said.Kind == CommandApprove && state == Pending {
+			m.passed[fmt.Sprint(c.Revision, "/entry")] = true
+		}
 		if said := m.record.Command; said.By == "boss" && said.Kind == CommandApprove && state.measured() && c.Step == 1 {
 			m.passed[fmt.Sprint(c.Revision, "/1/boss")] = true
 		}
@@ -376,6 +382,9 @@ func (m *model) checkHooks(before State, r *Rollout) {
 	has := func(phase HookPhase) bool { return len(r.hooksOf(phase)) > 0 }
 	switch {
 	case before == Pending && r.State == Applying:
+		if r.Entry != nil && !m.passed[fmt.Sprint(r.Revision, "/entry")] {
+			m.t.Fatal("begun, and nobody had let it")
+		}
 		if has(BeforeHook) && outcome(BeforeHook) != analysis.Pass {
 			m.t.Fatal("written to before the hook had passed")
 		}
@@ -524,7 +533,7 @@ func TestFlapNeverExtendsADeadline(t *testing.T) {
 		m.begin()
 		r := m.record.Current
 		r.Bake = 10 * time.Second
-		r.Hooks, r.Freeze, r.Strategy.Checks = nil, nil, nil // which wait longer, and not for pods
+		r.Hooks, r.Freeze, r.Strategy.Checks, r.Entry = nil, nil, nil, nil // which wait longer, and not for pods
 		start := m.now
 		for r.State != RollingBack && r.State != RolledBack {
 			m.health["canary"] = rapid.SampledFrom([]health.Status{health.Ready, health.Progressing, health.Degraded}).Draw(t, "canary")

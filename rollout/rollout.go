@@ -102,6 +102,10 @@ type Request struct {
 	Override string
 	// Hooks are Jobs that run around the release.
 	Hooks []Hook
+	// Entry is an approval that it waits for before it begins, for EntryTimeout at
+	// the longest (0 means DefaultApprovalTimeout); nil means none.
+	Entry        *ApprovalGate
+	EntryTimeout time.Duration
 	// By, Commit and RunID say who asked, for which commit, in which run. The
 	// same Release with the same RunID continues a rollout that a dead process left.
 	By, Commit, RunID string
@@ -151,6 +155,11 @@ func (r *Request) check() error {
 	}
 	if err := checkHooks(r.Hooks); err != nil {
 		return err
+	}
+	if entry := entryGate(r.Entry, r.EntryTimeout); entry != nil {
+		if err := entry.check(0); err != nil {
+			return fmt.Errorf("%w: the approval to begin: %w", ErrInvalid, err)
+		}
 	}
 	for _, job := range r.jobs() {
 		if err := checkSelected(job, r.Release); err != nil {
@@ -288,6 +297,8 @@ type Rollout struct {
 	// that they do not, and why.
 	Freeze   []Window `json:"freeze,omitempty"`
 	Override string   `json:"override,omitempty"`
+	// Entry is the approval that it waits for before it begins.
+	Entry *CheckGate `json:"entry,omitempty"`
 	// Hooks are Jobs around the release, HookRuns how they went.
 	Hooks    []Hook    `json:"hooks,omitempty"`
 	HookRuns []HookRun `json:"hookRuns,omitempty"`

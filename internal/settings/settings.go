@@ -104,6 +104,17 @@ type Environment struct {
 	// Freeze are windows in which no release is begun here: it is held until they
 	// end, or someone overrides them with a reason. Rollbacks are never held.
 	Freeze []Freeze `yaml:"freeze,omitempty"`
+	// Clusters are those that the environment is made of, when it has several;
+	// what one leaves out is the environment's.
+	Clusters []Cluster `yaml:"clusters,omitempty"`
+	// Waves say in which order they move, each after the one before; without
+	// them, it is one cluster after another.
+	Waves [][]string `yaml:"waves,omitempty"`
+	// Between is what must pass before the next wave begins.
+	Between Between `yaml:"between-waves,omitempty"`
+	// OnFailure is what happens to clusters that have moved when a later one
+	// fails: roll-back (when empty) or stop.
+	OnFailure string `yaml:"on-failure,omitempty"`
 }
 
 // Freeze is one window: Cron and Duration, or From and Until.
@@ -315,6 +326,9 @@ func (s *Settings) validate() error {
 		if len(e.Freeze) > rollout.MaxWindows {
 			return fmt.Errorf("environment %s: %d freeze windows; at most %d", name, len(e.Freeze), rollout.MaxWindows)
 		}
+		if err := e.checkWaves(); err != nil {
+			return fmt.Errorf("environment %s: %w", name, err)
+		}
 		if err := e.checkRefs(); err != nil {
 			return fmt.Errorf("environment %s: %w", name, err)
 		}
@@ -364,6 +378,9 @@ func (s *Settings) absolute(dir string) {
 	}
 	for name, e := range s.Environments {
 		e.Kubeconfig = join(e.Kubeconfig)
+		for i := range e.Clusters {
+			e.Clusters[i].Kubeconfig = join(e.Clusters[i].Kubeconfig)
+		}
 		s.Environments[name] = e
 	}
 }

@@ -186,5 +186,9 @@ func target(e settings.Environment) deploy.Environment {
 			target.Freeze = append(target.Freeze, window)
 		}
 	}
+	for _, c := range e.Clusters {
+		target.Clusters = append(target.Clusters, deploy.Cluster{Name: c.Name, Kubeconfig: c.Kubeconfig, Context: c.Context, Namespace: c.Namespace})
+	}
+	target.Waves = e.Plan()
 	return target
 }

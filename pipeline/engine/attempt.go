@@ -114,9 +114,9 @@ func (r *runner) launch(base context.Context, a action) {
 // attempt runs one attempt from workspace to flushed log.
 func (e *Engine) attempt(ctx context.Context, w work) result {
 	log := newAttemptLog(e.o.Journal, w.run, w.planned.ID, w.number, e.o.Now, e.o.Log)
-	timed, cancel := context.WithTimeoutCause(ctx, w.deadline, pipeline.Fail(pipeline.CauseTimeout, "timed out after %s", w.timeout))
+	timed, passes, cancel := withDeadline(ctx, w.deadline, pipeline.Fail(pipeline.CauseTimeout, "timed out after %s", w.timeout))
 	defer cancel()
-	masker, outputs, err := e.perform(timed, w, log)
+	masker, outputs, err := e.perform(timed, w, log, passes.pause)
 	log.close()
 	res := result{stage: w.planned.ID, attempt: w.number}
 	res.cause, res.message = conclude(timed, err)
@@ -139,7 +139,7 @@ func (e *Engine) attempt(ctx context.Context, w work) result {
 	return res
 }
 
-func (e *Engine) perform(ctx context.Context, w work, log *attemptLog) (masker *mask.Masker, outputs pipeline.Outputs, err error) {
+func (e *Engine) perform(ctx context.Context, w work, log *attemptLog, waiting func(bool)) (masker *mask.Masker, outputs pipeline.Outputs, err error) {
 	kind := e.o.Kinds[w.planned.Kind]
 	if kind == nil {
 		return nil, nil, pipeline.Fail(pipeline.CauseInvalid, "this worker has no stage kind %q", w.planned.Kind)
@@ -157,7 +157,7 @@ func (e *Engine) perform(ctx context.Context, w work, log *attemptLog) (masker *
 	}
 	a := pipeline.Attempt{
 		RunID: w.run, Pipeline: w.plan.Pipeline, Number: w.number, Continued: w.continued,
-		Event: w.plan.Event, Stage: stage, Needs: w.needs, Decisions: w.decisions,
+		Event: w.plan.Event, Stage: stage, Needs: w.needs, Decisions: w.decisions, Waiting: waiting,
 		Env: environmentOf(w, stage, e.o.Env, secrets),
 	}
 	if e.o.Workspaces != nil && stage.Kind != pipeline.KindApprove {

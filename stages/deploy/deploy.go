@@ -15,12 +15,12 @@ import (
 
 	"go.uber.org/zap"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/tidegate-ci/tidegate/pipeline"
 	"github.com/tidegate-ci/tidegate/pipeline/event"
 	"github.com/tidegate-ci/tidegate/rollout"
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
+	"github.com/tidegate-ci/tidegate/rollout/waves"
 )
 
 // The outputs of a deploy stage.
@@ -47,6 +47,19 @@ type Environment struct {
 	PrivateWebhooks bool
 	// Freeze are the windows in which no release is begun.
 	Freeze []rollout.Window
+	// Clusters are those that it is made of; empty means the one above. Waves say
+	// in which order they move; without them, it is one cluster after another.
+	Clusters []Cluster
+	Waves    waves.Plan
+}
+
+// Cluster is one of several of an environment. What it leaves out is the environment's.
+type Cluster struct {
+	Name       string
+	Config     *rest.Config
+	Kubeconfig string
+	Context    string
+	Namespace  string
 }
 
 // windows are never nil: an environment without any has none.
@@ -99,21 +112,25 @@ func (k *Kind) Run(ctx context.Context, attempt pipeline.Attempt) (pipeline.Outp
 	if spec == nil {
 		return nil, pipeline.Fail(pipeline.CauseInvalid, "stage %s: no deploy section", attempt.Stage.ID)
 	}
-	controller, namespace, err := k.controller(spec.Environment)
+	places, err := k.places(spec.Environment)
 	if err != nil {
 		return nil, err
 	}
-	request, err := k.request(ctx, attempt, namespace)
+	requests, err := k.requests(ctx, attempt, places)
 	if err != nil {
 		return nil, err
 	}
+	if len(places) > 1 {
+		return k.waves(ctx, attempt, places, requests)
+	}
+	controller, request := places[0].controller, requests[0]
 	attempt.Progress(fmt.Sprintf("deploying %s to %s (%s)", request.App, spec.Environment, short(request.Release.Digest)))
-	result, err := controller.Start(ctx, request, func(p rollout.Progress) { attempt.Progress(p.Message) })
+	result, err := controller.Start(ctx, request, func(p rollout.Progress) { report(attempt, "", p) })
 	if err != nil && ctx.Err() != nil && takenBack(ctx) {
 		return nil, k.abort(ctx, controller, request, attempt)
 	}
 	if err != nil {
-		k.explain(attempt, result)
+		k.explain(attempt, result.Rollout)
 		return nil, failure(err)
 	}
 	message := result.Rollout.Sentence()
@@ -124,23 +141,56 @@ func (k *Kind) Run(ctx context.Context, attempt pipeline.Attempt) (pipeline.Outp
 	return pipeline.Outputs{OutputRevision: strconv.Itoa(result.Rollout.Revision), OutputRelease: result.Rollout.Digest}, nil
 }
 
-func (k *Kind) request(ctx context.Context, attempt pipeline.Attempt, namespace string) (rollout.Request, error) {
-	spec := attempt.Stage.Deploy
-	target := rollout.Target{App: cmp.Or(spec.App, attempt.Pipeline), Namespace: namespace}
-	runID := attempt.RunID + "/" + attempt.Stage.ID + "/" + strconv.Itoa(attempt.Number)
-	promoted, err := k.promotion(ctx, attempt, target, runID)
-	if err != nil {
-		return rollout.Request{}, err
+// report passes on what a rollout does, and whether it waits for people or a window.
+func report(attempt pipeline.Attempt, cluster string, p rollout.Progress) {
+	if attempt.Waiting != nil {
+		attempt.Waiting(p.Held)
 	}
+	message := p.Message
+	if cluster != "" {
+		message = cluster + ": " + message
+	}
+	attempt.Progress(message)
+}
+
+// requests renders the release for every place, with the same images in all.
+func (k *Kind) requests(ctx context.Context, attempt pipeline.Attempt, places []place) ([]rollout.Request, error) {
+	promoted, err := k.promotion(ctx, attempt, places)
+	if err != nil {
+		return nil, err
+	}
+	images := k.images(attempt, promoted)
+	var requests []rollout.Request
+	for _, at := range places {
+		request, err := k.request(ctx, attempt, at.namespace, images)
+		if err != nil {
+			return nil, err
+		}
+		if promoted != nil {
+			if err := promoted.images.Check(request.Release.Objects); err != nil {
+				return nil, &pipeline.Error{Cause: pipeline.CauseInvalid, Err: err}
+			}
+			request.From, request.Commit = promoted.from, promoted.from.Commit
+		}
+		requests = append(requests, request)
+	}
+	return requests, nil
+}
+
+// target is what the stage deploys, in a namespace; runID names the attempt.
+func target(attempt pipeline.Attempt, namespace string) (_ rollout.Target, runID string) {
+	return rollout.Target{App: cmp.Or(attempt.Stage.Deploy.App, attempt.Pipeline), Namespace: namespace},
+		attempt.RunID + "/" + attempt.Stage.ID + "/" + strconv.Itoa(attempt.Number)
+}
+
+func (k *Kind) request(ctx context.Context, attempt pipeline.Attempt, namespace string, images imageSources) (rollout.Request, error) {
+	spec := attempt.Stage.Deploy
+	target, runID := target(attempt, namespace)
 	objects, err := manifest.Load(attempt.Workspace, spec.Manifests)
 	if err != nil {
 		return rollout.Request{}, &pipeline.Error{Cause: pipeline.CauseInvalid, Err: err}
 	}
-	images := k.images(attempt, promoted)
 	release, err := manifest.New(ctx, objects, manifest.Options{Namespace: namespace, Images: images.built, Resolver: images.resolver})
-	if err == nil && promoted != nil {
-		err = promoted.images.Check(release.Objects)
-	}
 	if err != nil {
 		cause := pipeline.CauseInvalid
 		if ctx.Err() != nil {
@@ -156,14 +206,10 @@ func (k *Kind) request(ctx context.Context, attempt pipeline.Attempt, namespace 
 	if err != nil {
 		return rollout.Request{}, err
 	}
-	request := rollout.Request{
+	return rollout.Request{
 		Hooks: hooks, Freeze: k.options.Environments[spec.Environment].windows(), App: target.App, Namespace: namespace, Release: release, Strategy: how, Bake: spec.Bake, Deadline: spec.Deadline,
 		By: attempt.Event.Actor, Commit: attempt.Event.Commit, RunID: runID, Source: sourceOf(attempt.Event), OnRollback: rollout.OnRollback(spec.OnRollback),
-	}
-	if promoted != nil {
-		request.From, request.Commit = promoted.from, promoted.from.Commit
-	}
-	return request, nil
+	}, nil
 }
 
 // imageSources say where images come from: those of the release, and those of
@@ -177,10 +223,11 @@ type imageSources struct {
 // images are those that the run built, or those that another environment has
 // proven and nothing else.
 func (k *Kind) images(attempt pipeline.Attempt, promoted *promotion) imageSources {
+	once := &resolvedOnce{next: k.options.Resolver, known: map[string]string{}}
 	if promoted == nil {
-		return imageSources{built: builtImages(attempt.Needs), resolver: k.options.Resolver, forJobs: k.options.Resolver}
+		return imageSources{built: builtImages(attempt.Needs), resolver: once, forJobs: once}
 	}
-	return imageSources{resolver: promoted.images, forJobs: promotedFirst{promoted.images, k.options.Resolver}}
+	return imageSources{resolver: promoted.images, forJobs: promotedFirst{promoted.images, once}}
 }
 
 // builtImages collects the images of the build stages that this one needs.
@@ -307,8 +354,8 @@ func failure(err error) error {
 }
 
 // explain puts the failing container's last words into the run's log.
-func (k *Kind) explain(attempt pipeline.Attempt, result rollout.Result) {
-	f := result.Rollout.Failure
+func (k *Kind) explain(attempt pipeline.Attempt, ended rollout.Rollout) {
+	f := ended.Failure
 	if f == nil || f.Container == nil && len(f.Log) == 0 || attempt.Stderr == nil {
 		return
 	}
@@ -338,52 +385,4 @@ func sourceOf(e event.Event) *rollout.Source {
 func short(digest string) string {
 	digest = strings.TrimPrefix(digest, "sha256:")
 	return digest[:min(len(digest), 12)]
-}
-
-// controller returns the one for an environment, shared by all attempts.
-func (k *Kind) controller(environment string) (*rollout.Controller, string, error) {
-	target, ok := k.options.Environments[environment]
-	if !ok {
-		known := strings.Join(slices.Sorted(maps.Keys(k.options.Environments)), ", ")
-		if known == "" {
-			known = "none"
-		}
-		return nil, "", pipeline.Fail(pipeline.CauseInvalid, "no environment is called %q; known: %s", environment, known)
-	}
-	config, namespace := target.Config, target.Namespace
-	if config == nil {
-		rules := clientcmd.NewDefaultClientConfigLoadingRules()
-		rules.ExplicitPath = target.Kubeconfig
-		loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: target.Context})
-		var err error
-		if config, err = loader.ClientConfig(); err != nil {
-			return nil, "", pipeline.Fail(pipeline.CauseInfrastructure, "environment %s: reading its kubeconfig: %w", environment, err)
-		}
-		if namespace == "" {
-			if namespace, _, err = loader.Namespace(); err != nil {
-				return nil, "", pipeline.Fail(pipeline.CauseInfrastructure, "environment %s: reading its kubeconfig: %w", environment, err)
-			}
-		}
-	}
-	if namespace == "" {
-		namespace = "default"
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if c := k.controllers[environment]; c != nil {
-		return c, namespace, nil
-	}
-	options := rollout.Options{Log: k.options.Log.With(zap.String("environment", environment)), Member: k.options.Member, PrivateWebhooks: target.PrivateWebhooks}
-	if k.options.Notify != nil {
-		options.Notify = func(record rollout.Record) { k.options.Notify(environment, record) }
-	}
-	if k.options.Receivers != nil {
-		options.Receivers = k.options.Receivers(environment)
-	}
-	c, err := rollout.New(rollout.Cluster{Config: config}, options)
-	if err != nil {
-		return nil, "", pipeline.Fail(pipeline.CauseInfrastructure, "environment %s: %w", environment, err)
-	}
-	k.controllers[environment] = c
-	return c, namespace, nil
 }

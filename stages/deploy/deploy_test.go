@@ -38,8 +38,18 @@ func attempt(t *testing.T, manifests string) pipeline.Attempt {
 
 const pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c, image: shop}]}\n"
 
+// render is the request for one namespace, without asking a cluster.
+func (k *Kind) render(t *testing.T, a pipeline.Attempt, namespace string) (rollout.Request, error) {
+	t.Helper()
+	requests, err := k.requests(t.Context(), a, []place{{namespace: namespace}})
+	if err != nil {
+		return rollout.Request{}, err
+	}
+	return requests[0], nil
+}
+
 func TestRequestSaysWhatTheStageSays(t *testing.T) {
-	request, err := New(Options{}).request(t.Context(), attempt(t, pod), "staging-namespace")
+	request, err := New(Options{}).render(t, attempt(t, pod), "staging-namespace")
 	require.NoError(t, err)
 	require.Equal(t, "shop", request.App)
 	require.Equal(t, "staging-namespace", request.Namespace)
@@ -54,10 +64,10 @@ func TestWrongInputIsInvalid(t *testing.T) {
 	_, err := k.Run(t.Context(), attempt(t, pod))
 	require.Equal(t, pipeline.CauseInvalid, pipeline.CauseOf(err))
 	require.ErrorContains(t, err, `"staging"; known: production`)
-	_, err = k.request(t.Context(), attempt(t, "a: b"), "n")
+	_, err = k.render(t, attempt(t, "a: b"), "n")
 	require.Equal(t, pipeline.CauseInvalid, pipeline.CauseOf(err))
 	require.ErrorContains(t, err, "k8s.yaml:1")
-	_, err = k.request(t.Context(), attempt(t, strings.Replace(pod, "image: shop", "image: 127.0.0.1:1/other", 1)), "n")
+	_, err = k.render(t, attempt(t, strings.Replace(pod, "image: shop", "image: 127.0.0.1:1/other", 1)), "n")
 	require.Equal(t, pipeline.CauseInvalid, pipeline.CauseOf(err))
 }
 

@@ -25,7 +25,7 @@ func TestGatesOfTheStage(t *testing.T) {
 		{Approval: &pipeline.ApprovalGateSpec{Name: "boss", From: []string{"ops"}, Message: "look"}},
 		{CEL: &pipeline.CELGateSpec{Name: "all", Pass: "true", Fail: "false"}},
 	}
-	request, err := New(Options{}).request(t.Context(), a, "n")
+	request, err := New(Options{}).render(t, a, "n")
 	require.NoError(t, err)
 	checks := request.Strategy.Checks
 	require.Len(t, checks, 4)
@@ -39,7 +39,7 @@ func TestGatesOfTheStage(t *testing.T) {
 	}, checks)
 
 	require.NoError(t, os.WriteFile(filepath.Join(a.Workspace, "smoke.yaml"), []byte(pod), 0o600))
-	_, err = New(Options{}).request(t.Context(), a, "n")
+	_, err = New(Options{}).render(t, a, "n")
 	require.ErrorContains(t, err, "smoke.yaml: it must hold one Job")
 	require.Equal(t, pipeline.CauseInvalid, pipeline.CauseOf(err))
 }

@@ -21,25 +21,29 @@ func (k *Kind) TellLeftovers(ctx context.Context) error {
 		if k.options.Receivers == nil || len(k.options.Receivers(environment)) == 0 {
 			continue
 		}
-		watching.Go(func() error {
-			for ctx.Err() == nil {
-				controller, namespace, err := k.controller(environment)
-				if err == nil {
-					err = controller.TellLeftovers(ctx, namespace)
-				}
-				if err == nil || ctx.Err() != nil {
-					return nil
-				}
-				k.options.Log.Warn("notifications that are left are not looked for", zap.String("environment", environment), zap.Error(err))
-				timer := time.NewTimer(leftoverRetry)
-				select {
-				case <-ctx.Done():
-				case <-timer.C:
-				}
-				timer.Stop()
-			}
-			return nil
-		})
+		e := k.options.Environments[environment]
+		for _, c := range e.clusters() {
+			watching.Go(func() error { k.tellLeftovers(ctx, environment, e, c); return nil })
+		}
 	}
 	return watching.Wait()
+}
+
+func (k *Kind) tellLeftovers(ctx context.Context, environment string, e Environment, c Cluster) {
+	for ctx.Err() == nil {
+		at, err := k.place(environment, e, c)
+		if err == nil {
+			err = at.controller.TellLeftovers(ctx, at.namespace)
+		}
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		k.options.Log.Warn("notifications that are left are not looked for", zap.String("environment", environment), zap.String("cluster", c.Name), zap.Error(err))
+		timer := time.NewTimer(leftoverRetry)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
 }

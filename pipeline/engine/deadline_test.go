@@ -1,0 +1,40 @@
+package engine
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tidegate-ci/tidegate/pipeline"
+)
+
+func TestADeadlineStandsStillWhileItIsPaused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		why := pipeline.Fail(pipeline.CauseTimeout, "timed out after 1m")
+		ctx, d, stop := withDeadline(t.Context(), time.Minute, why)
+		defer stop()
+		time.Sleep(40 * time.Second)
+		for range 2 { // said again is no matter
+			d.pause(true)
+		}
+		time.Sleep(24 * time.Hour)
+		require.NoError(t, ctx.Err())
+		d.pause(false)
+		d.pause(false)
+		time.Sleep(19 * time.Second)
+		synctest.Wait()
+		require.NoError(t, ctx.Err())
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.Equal(t, why, context.Cause(ctx))
+
+		ctx, d, stop = withDeadline(t.Context(), time.Second, why)
+		d.pause(true)
+		stop()
+		time.Sleep(time.Minute)
+		require.Equal(t, context.Canceled, context.Cause(ctx), "no timeout after its end")
+	})
+}
