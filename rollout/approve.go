@@ -40,6 +40,20 @@ func (r *Rollout) groupsOf(user string, member func(user, group string) bool) []
 	return groups
 }
 
+// OpenApprovals names the approvals that the rollout waits for now.
+func (r *Rollout) OpenApprovals() []string {
+	if !r.openEntry() && !r.asking() {
+		return nil
+	}
+	var names []string
+	for _, g := range r.present() {
+		if g.Approval != nil && r.checkOf(g.Name) == nil {
+			names = append(names, g.Name)
+		}
+	}
+	return names
+}
+
 // approvalFor finds the gate that an approve or reject command is for, among
 // those of the present step.
 func (r *Rollout) approvalFor(command Command) (*CheckGate, answer) {

@@ -26,6 +26,7 @@ type runFlags struct {
 	kubeconfig, context  string
 	namespace            string
 	registry             string
+	override             string
 	yes, dryRun, verbose bool
 	progress             string
 }
@@ -65,6 +66,7 @@ environments. Build stages push to --registry.`,
 	f.StringVar(&flags.context, "context", "", "context in the kubeconfig")
 	f.StringVarP(&flags.namespace, "namespace", "n", "default", "namespace for deploy stages")
 	f.StringVar(&flags.registry, "registry", os.Getenv("TIDEGATE_REGISTRY"), "where images without a registry host are pushed")
+	f.StringVar(&flags.override, "override", "", "why deploys are begun within a freeze window of their environment, for the record")
 	f.BoolVarP(&flags.yes, "yes", "y", false, "approve every approval stage")
 	f.BoolVar(&flags.dryRun, "dry-run", false, "print what would run, and run nothing")
 	f.BoolVarP(&flags.verbose, "verbose", "v", false, "log what the engine does")
@@ -110,7 +112,7 @@ func runHere(cmd *cobra.Command, flags runFlags, stages []string) error {
 	mode, options := progress.Detect(cmd.OutOrStdout(), mode, os.Getenv)
 	renderer := progress.New(cmd.OutOrStdout(), mode, options)
 	state, err := local.Run(cmd.Context(), local.Options{
-		Plan: plan, Root: root, Settings: config, Secrets: secrets, Approve: flags.yes, Renderer: renderer, Log: log,
+		Plan: plan, Root: root, Settings: config, Secrets: secrets, Approve: flags.yes, Override: flags.override, Renderer: renderer, Log: log,
 	})
 	if err := errors.Join(err, renderer.Close()); err != nil {
 		return err

@@ -55,8 +55,9 @@ func newRunsDecideCommand(connection *serverConnection, approved bool) *cobra.Co
 		Short: short,
 		Long: short + `.
 
-Without STAGE, the one stage that waits for an answer is meant. Who may answer
-is said by the stage in the pipeline file; the server knows you by your token.`,
+Without STAGE, the one stage that waits for an answer is meant: an approval, or a
+deploy whose rollout waits at an approval gate. Who may answer is said in the
+pipeline file or in the environment's settings; the server knows you by your token.`,
 		Example: "  tidegate runs " + verb + " 01JT\n  tidegate runs " + verb + ` 01JT production --comment "seen on staging"`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) < 1 || len(args) > 2 {
@@ -69,7 +70,7 @@ is said by the stage in the pipeline file; the server knows you by your token.`,
 			case 0:
 				return connection.completeRuns(isActive)(cmd, args, prefix)
 			case 1:
-				return connection.completeStages(cmd, args[0], isOpenApproval), cobra.ShellCompDirectiveNoFileComp
+				return connection.completeStages(cmd, args[0], mayWait), cobra.ShellCompDirectiveNoFileComp
 			}
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		},
@@ -106,14 +107,23 @@ is said by the stage in the pipeline file; the server knows you by your token.`,
 	return command
 }
 
+// mayWait tells whether a stage may be answered: an open approval, or a deploy
+// whose rollout may have one.
+func mayWait(stage journal.StageState) bool {
+	return isOpenApproval(stage) || stage.Kind == pipeline.KindDeploy && stage.Status == journal.Running
+}
+
 func isOpenApproval(stage journal.StageState) bool {
 	return stage.Kind == pipeline.KindApprove && !stage.Status.Final()
 }
 
 // waitingApproval is the stage meant when none was named: the one that waits.
 func waitingApproval(run api.Run) (string, error) {
-	var waiting, open []string
+	var waiting, open, deploying []string
 	for _, stage := range run.State.Stages {
+		if stage.Kind == pipeline.KindDeploy && stage.Status == journal.Running {
+			deploying = append(deploying, stage.ID)
+		}
 		if isOpenApproval(stage) {
 			open = append(open, stage.ID)
 			if stage.Status == journal.Waiting {
@@ -126,6 +136,10 @@ func waitingApproval(run api.Run) (string, error) {
 		return waiting[0], nil
 	case len(waiting) > 1:
 		return "", usageErrorf("several stages of run %s wait for approval; name one: %s", run.ID, strings.Join(waiting, ", "))
+	case len(deploying) == 1:
+		return deploying[0], nil // a gate of its rollout may wait
+	case len(deploying) > 1:
+		return "", usageErrorf("several stages of run %s roll out, and a gate of theirs may wait; name one: %s", run.ID, strings.Join(deploying, ", "))
 	case len(open) > 0:
 		return "", usageErrorf("no stage of run %s waits for approval yet; to answer ahead, name one: %s", run.ID, strings.Join(open, ", "))
 	}

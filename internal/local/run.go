@@ -33,7 +33,9 @@ type Options struct {
 	Settings settings.Settings
 	Secrets  map[string]string
 	// Approve answers every approval with yes, in the actor's name.
-	Approve  bool
+	Approve bool
+	// Override is why deploys are begun within freeze windows; empty: they are not.
+	Override string
 	Renderer progress.Renderer
 	Log      *zap.Logger
 }
@@ -52,7 +54,7 @@ func Run(ctx context.Context, o Options) (_ journal.State, err error) {
 		return journal.State{}, err
 	}
 	defer func() { err = errors.Join(err, records.Close()) }()
-	stages, err := worker.New(ctx, worker.Options{Settings: o.Settings, WorkingTree: true, Containers: needsContainers(o.Plan), Log: o.Log})
+	stages, err := worker.New(ctx, worker.Options{Settings: o.Settings, WorkingTree: true, Containers: needsContainers(o.Plan), Override: o.Override, Log: o.Log})
 	if err != nil {
 		return journal.State{}, err
 	}

@@ -21,6 +21,10 @@ type controls struct {
 	engine  runEngine
 	journal journal.Journal
 	planner *planner
+	// rollouts answers the approvals that rollouts of running stages wait for.
+	rollouts interface {
+		Answer(ctx context.Context, run, stage string, decision pipeline.Decision) error
+	}
 	now     func() time.Time
 }
 
@@ -39,7 +43,17 @@ func (c *controls) Cancel(ctx context.Context, runID, by, reason string) error {
 	return c.engine.Cancel(ctx, runID, by, pipeline.CauseCancelled)
 }
 
+// Decide answers an approval stage, or the approval gate that the rollout of a
+// deploy stage waits for.
 func (c *controls) Decide(ctx context.Context, runID, stageID string, decision pipeline.Decision) error {
+	entries, err := c.journal.Entries(ctx, runID, 0)
+	if err != nil {
+		return fmt.Errorf("read run %s: %w", runID, err)
+	}
+	state := journal.Fold(entries)
+	if stage := state.Stage(stageID); stage != nil && stage.Kind == pipeline.KindDeploy {
+		return c.rollouts.Answer(ctx, runID, stageID, decision)
+	}
 	return c.engine.Decide(ctx, runID, stageID, decision)
 }
 

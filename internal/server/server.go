@@ -168,7 +168,7 @@ func (s *Server) openHTTP(ctx context.Context, known *repositories, plans *plann
 	mux.Handle("/hooks/github", hooks)
 	mux.Handle(api.Prefix+"/", api.New(api.Settings{
 		Journal:  s.journal,
-		Runs:     &controls{engine: s.engine, journal: s.journal, planner: plans, now: time.Now},
+		Runs:     &controls{engine: s.engine, journal: s.journal, planner: plans, rollouts: s.worker, now: time.Now},
 		Events:   &events{store: s.inbox, now: time.Now, log: s.log.Named("audit")},
 		Tokens:   s.tokens,
 		Log:      s.log.Named("api"),

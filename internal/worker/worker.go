@@ -35,7 +35,9 @@ type Options struct {
 	Containers bool
 	// Member tells whether a user belongs to a group that approvals name; nil: never.
 	Member func(user, group string) bool
-	Log    *zap.Logger
+	// Override is why deploys are begun within freeze windows; empty: they are not.
+	Override string
+	Log      *zap.Logger
 }
 
 // Worker is the stage kinds and what they keep between runs.
@@ -89,7 +91,7 @@ func New(ctx context.Context, o Options) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	deploys := deploy.New(deploy.Options{Environments: environments(o.Settings), Member: o.Member, Receivers: receivers.Of, Log: o.Log.Named("deploy")})
+	deploys := deploy.New(deploy.Options{Environments: environments(o.Settings), Member: o.Member, Receivers: receivers.Of, Override: o.Override, Log: o.Log.Named("deploy")})
 	kinds := map[pipeline.KindName]pipeline.Kind{
 		pipeline.KindRun:     scripts,
 		pipeline.KindBuild:   &image.Kind{Builder: builder, Scripts: scripts, BuilderID: o.Settings.Build.BuilderID},
@@ -132,6 +134,12 @@ func (w *Worker) Maintain(ctx context.Context) error {
 // TellLeftovers tells the receivers of notifications what commands given without
 // a server left untold, until ctx ends.
 func (w *Worker) TellLeftovers(ctx context.Context) error { return w.deploys.TellLeftovers(ctx) }
+
+// Answer gives a person's answer to the approvals that the rollout of a running
+// deploy stage waits for.
+func (w *Worker) Answer(ctx context.Context, run, stage string, decision pipeline.Decision) error {
+	return w.deploys.Answer(ctx, run, stage, decision)
+}
 
 // errNotLooked is what a stage that needs a container meets when nobody
 // expected one.

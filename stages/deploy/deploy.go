@@ -80,6 +80,8 @@ type Options struct {
 	// Receivers are told of every transition in an environment; nil leaves that
 	// to whoever knows them.
 	Receivers func(environment string) []rollout.Receiver
+	// Override is why releases are begun within freeze windows; empty: they are not.
+	Override string
 }
 
 // Kind implements pipeline.Kind.
@@ -88,6 +90,7 @@ type Kind struct {
 
 	mu          sync.Mutex
 	controllers map[string]*rollout.Controller
+	running     map[string]*running // by run and stage
 }
 
 var _ pipeline.Kind = (*Kind)(nil)
@@ -100,7 +103,7 @@ func New(options Options) *Kind {
 	if options.Log == nil {
 		options.Log = zap.NewNop()
 	}
-	return &Kind{options: options, controllers: map[string]*rollout.Controller{}}
+	return &Kind{options: options, controllers: map[string]*rollout.Controller{}, running: map[string]*running{}}
 }
 
 // Takeover implements pipeline.Kind: the cluster shows how far the rollout is.
@@ -120,6 +123,7 @@ func (k *Kind) Run(ctx context.Context, attempt pipeline.Attempt) (pipeline.Outp
 	if err != nil {
 		return nil, err
 	}
+	defer k.enter(attempt, places)()
 	if len(places) > 1 {
 		return k.waves(ctx, attempt, places, requests)
 	}
@@ -208,7 +212,7 @@ func (k *Kind) request(ctx context.Context, attempt pipeline.Attempt, namespace 
 	}
 	return rollout.Request{
 		Hooks: hooks, Freeze: k.options.Environments[spec.Environment].windows(), App: target.App, Namespace: namespace, Release: release, Strategy: how, Bake: spec.Bake, Deadline: spec.Deadline,
-		By: attempt.Event.Actor, Commit: attempt.Event.Commit, RunID: runID, Source: sourceOf(attempt.Event), OnRollback: rollout.OnRollback(spec.OnRollback),
+		By: attempt.Event.Actor, Commit: attempt.Event.Commit, RunID: runID, Source: sourceOf(attempt.Event), OnRollback: rollout.OnRollback(spec.OnRollback), Override: k.override(attempt.Event),
 	}, nil
 }
 
@@ -370,6 +374,14 @@ func (k *Kind) explain(attempt pipeline.Attempt, ended rollout.Rollout) {
 	for _, line := range f.Log {
 		fmt.Fprintln(attempt.Stderr, "  "+line)
 	}
+}
+
+// override says who overrides freeze windows, and why; empty when nobody does.
+func (k *Kind) override(e event.Event) string {
+	if k.options.Override == "" {
+		return ""
+	}
+	return e.Actor + ": " + k.options.Override
 }
 
 // sourceOf says where an event's code is from; what people wrote is bounded.
