@@ -155,8 +155,19 @@ func (s *store) awaitReply(ctx context.Context, id string) (*Reply, error) {
 // Rollback returns to an earlier verified revision, whole: configuration and
 // images together. to is the revision; 0 means the verified one before the
 // present one, or, while a rollout is under way, the one that it started from
-// (then it is the same as Abort).
+// (then it is the same as Abort). Outside the environment's rollback window it
+// is refused (ErrRefused).
 func (c *Controller) Rollback(ctx context.Context, target Target, to int, by string, progress func(Progress)) (Result, error) {
+	return c.rollback(ctx, target, to, false, by, progress)
+}
+
+// ForceRollback is a Rollback that may leave the environment's rollback window;
+// the record says so.
+func (c *Controller) ForceRollback(ctx context.Context, target Target, to int, by string, progress func(Progress)) (Result, error) {
+	return c.rollback(ctx, target, to, true, by, progress)
+}
+
+func (c *Controller) rollback(ctx context.Context, target Target, to int, force bool, by string, progress func(Progress)) (Result, error) {
 	if progress == nil {
 		progress = func(Progress) {}
 	}
@@ -178,7 +189,7 @@ func (c *Controller) Rollback(ctx context.Context, target Target, to int, by str
 		}
 		return Result{Rollout: *record.Current}, nil
 	}
-	if _, err := record.rollbackTarget(to); err != nil {
+	if _, _, err := record.rollbackTarget(to, force, c.clock()); err != nil {
 		return Result{}, err
 	}
 	d, err := c.own(ctx, c.store(target), nil, progress)
@@ -189,7 +200,7 @@ func (c *Controller) Rollback(ctx context.Context, target Target, to int, by str
 	if d.record.Live() {
 		return Result{}, fmt.Errorf("%w: revision %d has just been started; abort it first", ErrRefused, d.record.Current.Revision)
 	}
-	goal, err := d.record.rollbackTarget(to)
+	goal, forced, err := d.record.rollbackTarget(to, force, c.clock())
 	if err != nil {
 		return Result{}, err
 	}
@@ -206,7 +217,7 @@ func (c *Controller) Rollback(ctx context.Context, target Target, to int, by str
 	}
 	if err := d.enter(ctx, &Rollout{
 		Digest: goal.Digest, Strategy: Strategy{Kind: RollingStrategy}, Deadline: DefaultDeadline, By: by, Commit: goal.Commit, Images: goal.Images,
-		RollbackTo: content, From: goal.From, Source: goal.Source, Note: fmt.Sprintf("rollback to revision %d, without a bake time: it was verified before", goal.Revision),
+		RollbackTo: content, From: goal.From, Source: goal.Source, Note: fmt.Sprintf("rollback to revision %d, without a bake time: it was verified before", goal.Revision) + forced,
 		State: Pending, Base: d.record.Verified, Started: now, StateSince: now, RestartedAt: d.record.restartedAt(d.record.Verified),
 	}); err != nil {
 		return Result{}, err
@@ -217,8 +228,24 @@ func (c *Controller) Rollback(ctx context.Context, target Target, to int, by str
 	return resultOf(*d.record.Current)
 }
 
-// rollbackTarget finds the revision to go back to.
-func (r *Record) rollbackTarget(to int) (*Rollout, error) {
+// rollbackTarget finds the revision to go back to. When it is outside the
+// rollback window, forced is the note that says so, or it is refused.
+func (r *Record) rollbackTarget(to int, force bool, now time.Time) (goal *Rollout, forced string, err error) {
+	if goal, err = r.earlier(to); err != nil {
+		return nil, "", err
+	}
+	why := r.outside(goal, now)
+	switch {
+	case why == "":
+		return goal, "", nil
+	case !force:
+		return nil, "", fmt.Errorf("%w: %s (the environment's rollback window); --force goes back all the same", ErrRefused, why)
+	}
+	return goal, "; forced: " + why, nil
+}
+
+// earlier finds the revision that is meant.
+func (r *Record) earlier(to int) (*Rollout, error) {
 	if to != 0 {
 		goal := r.Revision(to)
 		if goal == nil {

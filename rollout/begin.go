@@ -39,6 +39,9 @@ func (d *driver) begin(ctx context.Context, request Request, note string) error 
 		record.Freeze = request.Freeze
 	}
 	r.Freeze = record.Freeze
+	if request.Window != nil {
+		record.Window = request.Window
+	}
 	if record.Verified == 0 {
 		if err := d.adopt(ctx, request, findings); err != nil {
 			return err

@@ -36,6 +36,7 @@ const (
 	MaxDeadline   = 24 * time.Hour
 	maxAppLength  = 40
 	maxGates      = 2 * MaxSteps
+	maxPath       = 2 * MaxSteps
 	maxLogLines   = 20
 	maxLogBytes   = 4 << 10
 	maxRecordText = 1 << 10
@@ -100,6 +101,8 @@ type Request struct {
 	// means those that the last request had. Override begins it all the same, and says why.
 	Freeze   []Window
 	Override string
+	// Window bounds rollbacks from now on; nil leaves what the last request said.
+	Window *RollbackWindow
 	// Hooks are Jobs that run around the release.
 	Hooks []Hook
 	// Entry is an approval that it waits for before it begins, for EntryTimeout at
@@ -151,6 +154,9 @@ func (r *Request) check() error {
 		return err
 	}
 	if err := checkWindows(r.Freeze); err != nil {
+		return err
+	}
+	if err := r.Window.check(); err != nil {
 		return err
 	}
 	if err := checkHooks(r.Hooks); err != nil {
@@ -281,6 +287,9 @@ type Rollout struct {
 	Peak         int32     `json:"peak,omitempty"`
 	Finished     time.Time `json:"finished,omitzero"`
 
+	// Path is the states and steps that it entered after it was accepted, and when.
+	Path []Passage `json:"path,omitempty"`
+
 	Paused   bool      `json:"paused,omitempty"`
 	PausedBy string    `json:"pausedBy,omitempty"`
 	PausedAt time.Time `json:"pausedAt,omitzero"`
@@ -304,6 +313,13 @@ type Rollout struct {
 	HookRuns []HookRun `json:"hookRuns,omitempty"`
 	// Checks are what the other gates have answered, by step.
 	Checks []Check `json:"checks,omitempty"`
+}
+
+// Passage is when a rollout entered a state, or a step of it.
+type Passage struct {
+	State State     `json:"state"`
+	Step  int       `json:"step,omitempty"`
+	At    time.Time `json:"at"`
 }
 
 // Verified tells whether the revision passed its gates and is fit to be gone back to.
@@ -374,6 +390,8 @@ type Record struct {
 	History []Rollout `json:"history,omitempty"`
 	// Freeze are the environment's windows, as the last request that knew them had them.
 	Freeze []Window `json:"freeze,omitempty"`
+	// Window is the environment's for rollbacks, as the last request that knew it had it.
+	Window *RollbackWindow `json:"window,omitempty"`
 	// Outbox holds transitions that are to be told; nil when nobody wants them.
 	Outbox *Outbox `json:"outbox,omitempty"`
 	// Inventory lists objects that were applied and not pruned.

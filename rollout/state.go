@@ -99,6 +99,10 @@ func (r *Rollout) move(m Move, now time.Time) error {
 		}
 	}
 	r.State, r.Step = m.To, m.Step
+	r.Path = append(r.Path, Passage{State: m.To, Step: m.Step, At: now})
+	if extra := len(r.Path) - maxPath; extra > 0 {
+		r.Path = slices.Delete(r.Path, 0, extra)
+	}
 	r.StateSince, r.StepReadyAt, r.LastProgress, r.Peak = now, time.Time{}, time.Time{}, 0
 	if m.Ending != "" {
 		r.Ending, r.EndedBy = m.Ending, m.EndedBy

@@ -188,11 +188,15 @@ func (f *clusterFlags) ask(cmd *cobra.Command, args []string, do asking) error {
 
 func newRolloutRollbackCommand(f *clusterFlags) *cobra.Command {
 	var to int
+	var force bool
 	command := &cobra.Command{
 		Use: "rollback APP", Short: "Return to an earlier verified revision, configuration and images together",
 		Long: `Applies an earlier verified revision again, whole. Without --to that is the one
 before the present one; while a rollout is under way, it is the one that it
-started from. "history" lists the revisions.`,
+started from. "history" lists the revisions.
+
+An environment's settings may bound how far back it may go (rollback-window);
+--force goes further, and the record says so.`,
 		Example: "  tidegate rollout rollback shop -n production\n  tidegate rollout rollback shop --to 12",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: f.complete,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -203,7 +207,11 @@ started from. "history" lists the revisions.`,
 			if err != nil {
 				return err
 			}
-			result, err := controller.Rollback(cmd.Context(), target, to, f.by, printProgress(cmd))
+			back := controller.Rollback
+			if force {
+				back = controller.ForceRollback
+			}
+			result, err := back(cmd.Context(), target, to, f.by, printProgress(cmd))
 			if err != nil {
 				return rolloutError(err)
 			}
@@ -216,6 +224,7 @@ started from. "history" lists the revisions.`,
 		},
 	}
 	command.Flags().IntVar(&to, "to", 0, "revision to return to (default: the verified one before)")
+	command.Flags().BoolVar(&force, "force", false, "go back further than the environment's rollback window allows")
 	return command
 }
 

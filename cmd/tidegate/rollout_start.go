@@ -3,10 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/tidegate-ci/tidegate/pipeline"
 	"github.com/tidegate-ci/tidegate/rollout"
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 	"github.com/tidegate-ci/tidegate/stages/deploy"
@@ -27,6 +30,7 @@ takes it back. A release of the same application that is under way is superseded
   tidegate rollout start shop -f k8s/ --image shop=registry.example.com/shop@sha256:…
   tidegate rollout start shop -f k8s/ --canary 10:1m --canary 50:2m
   tidegate rollout start shop -f k8s/ --strategy blue-green --hold 1m --keep-old 10m
+  tidegate rollout start shop -f k8s/ --canary 10 --gates gates.yaml   # the gates: and hooks: of a pipeline's deploy
   tidegate rollout start db -f k8s/ --batch 1       # a StatefulSet, one pod between two gates
   tidegate rollout start shop -f k8s/ --bake 0s     # faster; a version that crashes after it turned ready may replace all pods`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: f.complete,
@@ -71,6 +75,7 @@ type releaseFlags struct {
 	force          bool
 	commit         string
 	override       string
+	gates          string
 	// promoted are the only images of the release; nil: those of images, and what registries say.
 	promoted *manifest.Promoted
 }
@@ -85,6 +90,7 @@ func (r *releaseFlags) register(command *cobra.Command) {
 	flags.BoolVar(&r.force, "force", false, "overwrite what others changed in objects that Tidegate applied")
 	flags.StringVar(&r.commit, "commit", "", "the commit that the manifests are from, for the record")
 	flags.StringVar(&r.override, "override", "", "why it is begun within a freeze window of its environment, for the record")
+	flags.StringVar(&r.gates, "gates", "", "file of gates: and hooks:, as in a pipeline file's deploy, for canary and blue-green")
 	cobra.CheckErr(command.MarkFlagRequired("file"))
 }
 
@@ -113,6 +119,47 @@ func (r *releaseFlags) request(ctx context.Context, target rollout.Target, by st
 	if r.override != "" {
 		override = by + ": " + r.override
 	}
-	return rollout.Request{Override: override, App: target.App, Namespace: target.Namespace, Release: release, Strategy: strategy,
-		Bake: &r.bake, Deadline: r.deadline, Force: r.force, By: by, Commit: r.commit}, nil
+	request := rollout.Request{Override: override, App: target.App, Namespace: target.Namespace, Release: release, Strategy: strategy,
+		Bake: &r.bake, Deadline: r.deadline, Force: r.force, By: by, Commit: r.commit}
+	if err := r.addGates(ctx, &request, options); err != nil {
+		return rollout.Request{}, err
+	}
+	return request, nil
+}
+
+// maxGatesBytes bounds a file of gates.
+const maxGatesBytes = 1 << 20
+
+// addGates reads the file of gates, if one is named.
+func (r *releaseFlags) addGates(ctx context.Context, request *rollout.Request, options manifest.Options) error {
+	if r.gates == "" {
+		return nil
+	}
+	file, err := os.Open(r.gates)
+	if err != nil {
+		return usageErrorf("--gates: %w", err)
+	}
+	defer file.Close()
+	content, err := io.ReadAll(io.LimitReader(file, maxGatesBytes+1))
+	switch {
+	case err != nil:
+		return usageErrorf("--gates %s: %w", r.gates, err)
+	case len(content) > maxGatesBytes:
+		return usageErrorf("--gates %s is larger than %d bytes", r.gates, maxGatesBytes)
+	}
+	steps := len(request.Strategy.Steps)
+	if request.Strategy.Kind == rollout.BlueGreenStrategy {
+		steps = 2 // before the switch and after it
+	}
+	gates, err := pipeline.ParseGates(r.gates, content, steps, request.Strategy.Kind == rollout.CanaryStrategy)
+	if err != nil {
+		return &exitError{code: exitUsage, err: err}
+	}
+	if r.promoted != nil { // a Job may need an image that no release holds
+		options.Resolver = deploy.PromotedFirst{Promoted: r.promoted, Next: deploy.Registry{}}
+	}
+	if err := deploy.AddGates(ctx, request, gates, ".", options.Images, options.Resolver); err != nil {
+		return usageErrorf("--gates %s: %w", r.gates, err)
+	}
+	return nil
 }

@@ -195,6 +195,7 @@ func printRecord(w io.Writer, record *rollout.Record, owner string) {
 	if !c.Finished.IsZero() {
 		row("took", c.Finished.Sub(c.Started).Round(100*time.Millisecond).String())
 	}
+	row("path", pathText(c))
 	for _, gate := range c.Gates {
 		row("gate", gateText(c.Strategy.Kind, gate))
 	}
@@ -272,9 +273,45 @@ func printChange(w io.Writer, record *rollout.Record) {
 	}
 }
 
+// gatesText counts the gates that were passed, by kind and name in their order.
+func gatesText(gates []rollout.Gate) string {
+	var kinds []string
+	count := map[string]int{}
+	for _, gate := range gates {
+		if !gate.Passed {
+			continue
+		}
+		if count[gate.Kind]++; count[gate.Kind] == 1 {
+			kinds = append(kinds, gate.Kind)
+		}
+	}
+	for i, kind := range kinds {
+		if n := count[kind]; n > 1 {
+			kinds[i] = fmt.Sprintf("%s ×%d", kind, n)
+		}
+	}
+	return strings.Join(kinds, ", ")
+}
+
+// pathText tells how long the rollout was in each state and step.
+func pathText(r *rollout.Rollout) string {
+	var parts []string
+	name, since := string(rollout.Pending), r.Started
+	for _, p := range r.Path {
+		parts = append(parts, name+" "+p.At.Sub(since).Round(100*time.Millisecond).String())
+		if name, since = string(p.State), p.At; p.Step > 0 {
+			name += fmt.Sprintf(" %d", p.Step)
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return strings.Join(append(parts, name), " → ")
+}
+
 func printHistory(w io.Writer, rollouts []rollout.Rollout) {
 	table := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(table, "REVISION\tSTARTED\tTOOK\tSTATE\tBY\tCOMMIT\tWHY")
+	fmt.Fprintln(table, "REVISION\tSTARTED\tTOOK\tSTATE\tBY\tCOMMIT\tGATES\tWHY")
 	for i := range rollouts {
 		r := &rollouts[i]
 		took, why := "", r.Note
@@ -284,8 +321,11 @@ func printHistory(w io.Writer, rollouts []rollout.Rollout) {
 		if r.Failure != nil {
 			why = r.Failure.Message
 		}
-		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Revision, r.Started.Format(time.DateTime), took, stateText(r),
-			printable(r.By), printable(r.Commit[:min(len(r.Commit), 10)]), printable(why))
+		if r.From != nil && r.Failure == nil {
+			why = strings.TrimPrefix(why+"; promoted from "+r.From.String(), "; ")
+		}
+		fmt.Fprintf(table, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Revision, r.Started.Format(time.DateTime), took, stateText(r),
+			printable(r.By), printable(r.Commit[:min(len(r.Commit), 10)]), printable(gatesText(r.Gates)), printable(why))
 	}
 	_ = table.Flush()
 }

@@ -25,7 +25,7 @@ type controls struct {
 	rollouts interface {
 		Answer(ctx context.Context, run, stage string, decision pipeline.Decision) error
 	}
-	now     func() time.Time
+	now func() time.Time
 }
 
 type runEngine interface {

@@ -32,6 +32,13 @@ type Between struct {
 	Timeout time.Duration `yaml:"timeout,omitempty"`
 }
 
+// RollbackWindow bounds rollbacks; zero fields set no bound.
+type RollbackWindow struct {
+	// Revisions counts releases before the present one, Age is since one was verified.
+	Revisions int           `yaml:"revisions,omitempty"`
+	Age       time.Duration `yaml:"age,omitempty"`
+}
+
 // The values of OnFailure.
 const (
 	RollBackAll = "roll-back"
@@ -120,6 +127,9 @@ func (e Environment) checkRefs() error {
 				return fmt.Errorf("%s[%d]: %q is no pattern; write a name, or release/* or release/**", key, i, pattern)
 			}
 		}
+	}
+	if e.RollbackWindow.Revisions < 0 || e.RollbackWindow.Age < 0 {
+		return errors.New("rollback-window: negative values make no sense")
 	}
 	if i := slices.Index(e.Deployers, ""); i >= 0 {
 		return fmt.Errorf("deployers[%d] is empty", i)

@@ -104,6 +104,8 @@ type Environment struct {
 	// Freeze are windows in which no release is begun here: it is held until they
 	// end, or someone overrides them with a reason. Rollbacks are never held.
 	Freeze []Freeze `yaml:"freeze,omitempty"`
+	// RollbackWindow is how far back a rollback may go without --force.
+	RollbackWindow RollbackWindow `yaml:"rollback-window,omitempty"`
 	// Clusters are those that the environment is made of, when it has several;
 	// what one leaves out is the environment's.
 	Clusters []Cluster `yaml:"clusters,omitempty"`

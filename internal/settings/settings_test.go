@@ -39,6 +39,7 @@ func TestRefusals(t *testing.T) {
 		"in two waves":     {"environments: {p: {clusters: [{name: a}], waves: [[a], [a]]}}\n", "in two waves"},
 		"forgotten":        {"environments: {p: {clusters: [{name: a}, {name: b, context: y}], waves: [[a]]}}\n", "1 of 2"},
 		"what on failure":  {"environments: {p: {clusters: [{name: a}], on-failure: cry}}\n", "roll-back or stop"},
+		"window":           {"environments: {p: {rollback-window: {revisions: -1}}}\n", "rollback-window"},
 		"branch pattern":   {"environments: {p: {branches: ['[']}}\n", "branches[0]"},
 		"no deployer":      {"environments: {p: {deployers: ['']}}\n", "deployers[0]"},
 		"negative":         {"limits: {stages: -1}\n", "negative"},

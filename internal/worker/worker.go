@@ -15,6 +15,7 @@ import (
 	"github.com/tidegate-ci/tidegate/internal/notify"
 	"github.com/tidegate-ci/tidegate/internal/settings"
 	"github.com/tidegate-ci/tidegate/pipeline"
+	"github.com/tidegate-ci/tidegate/rollout"
 	"github.com/tidegate-ci/tidegate/stages/approve"
 	"github.com/tidegate-ci/tidegate/stages/deploy"
 	"github.com/tidegate-ci/tidegate/stages/image"
@@ -188,7 +189,8 @@ func environments(s settings.Settings) map[string]deploy.Environment {
 }
 
 func target(e settings.Environment) deploy.Environment {
-	target := deploy.Environment{Kubeconfig: e.Kubeconfig, Context: e.Context, Namespace: e.Namespace, PrivateWebhooks: e.PrivateWebhooks}
+	target := deploy.Environment{Kubeconfig: e.Kubeconfig, Context: e.Context, Namespace: e.Namespace, PrivateWebhooks: e.PrivateWebhooks,
+		Window: rollout.RollbackWindow{Revisions: e.RollbackWindow.Revisions, Age: e.RollbackWindow.Age}}
 	for _, freeze := range e.Freeze {
 		if window, err := freeze.Window(); err == nil { // settings that were read have no other
 			target.Freeze = append(target.Freeze, window)

@@ -19,7 +19,7 @@ type Controller interface {
 	Start(ctx context.Context, request rollout.Request, progress func(rollout.Progress)) (rollout.Result, error)
 	Continue(ctx context.Context, target rollout.Target, progress func(rollout.Progress)) (rollout.Result, error)
 	AbortRevision(ctx context.Context, target rollout.Target, revision int, by string, progress func(rollout.Progress)) (rollout.Reply, error)
-	Rollback(ctx context.Context, target rollout.Target, to int, by string, progress func(rollout.Progress)) (rollout.Result, error)
+	ForceRollback(ctx context.Context, target rollout.Target, to int, by string, progress func(rollout.Progress)) (rollout.Result, error)
 	Hold(ctx context.Context, target rollout.Target, revision int, until time.Time) error
 }
 
@@ -219,7 +219,7 @@ func (d *deploy) takeBack(seen map[string]Seen, why string) func(context.Context
 			_, err := c.Controller.Continue(ctx, c.target(), d.tell(c))
 			return ended(err)
 		}
-		_, err := c.Controller.Rollback(ctx, c.target(), s.Base, d.by, d.tell(c))
+		_, err := c.Controller.ForceRollback(ctx, c.target(), s.Base, d.by, d.tell(c))
 		return ended(err)
 	}
 }

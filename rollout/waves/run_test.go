@@ -179,7 +179,7 @@ func (f fake) Continue(context.Context, rollout.Target, func(rollout.Progress)) 
 	return rollout.Result{}, nil
 }
 
-func (f fake) Rollback(_ context.Context, _ rollout.Target, to int, _ string, _ func(rollout.Progress)) (rollout.Result, error) {
+func (f fake) ForceRollback(_ context.Context, _ rollout.Target, to int, _ string, _ func(rollout.Progress)) (rollout.Result, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.say("%s back to %d", f.name, to)
@@ -303,7 +303,7 @@ func TestGoesOnAfterACrash(t *testing.T) {
 	w = newWorld("a", "b", "c")
 	_, err = Run(t.Context(), Plan{Waves: [][]string{{"a"}, {"b"}}}, w.clusters("a", "b"), quiet)
 	require.NoError(t, err)
-	_, err = fake{w, "a"}.Rollback(t.Context(), rollout.Target{}, 1, "ann", nil)
+	_, err = fake{w, "a"}.ForceRollback(t.Context(), rollout.Target{}, 1, "ann", nil)
 	require.NoError(t, err)
 	w.said = nil
 	_, err = Run(t.Context(), Plan{Waves: [][]string{{"a"}, {"b"}, {"c"}}}, w.clusters("a", "b", "c"), quiet)

@@ -47,6 +47,8 @@ type Environment struct {
 	PrivateWebhooks bool
 	// Freeze are the windows in which no release is begun.
 	Freeze []rollout.Window
+	// Window bounds rollbacks.
+	Window rollout.RollbackWindow
 	// Clusters are those that it is made of; empty means the one above. Waves say
 	// in which order they move; without them, it is one cluster after another.
 	Clusters []Cluster
@@ -66,6 +68,9 @@ type Cluster struct {
 func (e Environment) windows() []rollout.Window {
 	return append([]rollout.Window{}, e.Freeze...)
 }
+
+// rollbacks are never nil: an environment without a window bounds nothing.
+func (e Environment) rollbacks() *rollout.RollbackWindow { return &e.Window }
 
 // Options wires the kind.
 type Options struct {
@@ -203,15 +208,15 @@ func (k *Kind) request(ctx context.Context, attempt pipeline.Attempt, namespace 
 		return rollout.Request{}, &pipeline.Error{Cause: cause, Err: err}
 	}
 	how := strategy(spec.Strategy)
-	if how.Checks, err = k.checks(ctx, attempt, images); err != nil {
+	if how.Checks, err = checks(ctx, attempt.Workspace, gates(spec.Strategy), images); err != nil {
 		return rollout.Request{}, err
 	}
-	hooks, err := k.hooks(ctx, attempt, images)
+	around, err := hooks(ctx, attempt.Workspace, spec.Hooks, images)
 	if err != nil {
 		return rollout.Request{}, err
 	}
 	return rollout.Request{
-		Hooks: hooks, Freeze: k.options.Environments[spec.Environment].windows(), App: target.App, Namespace: namespace, Release: release, Strategy: how, Bake: spec.Bake, Deadline: spec.Deadline,
+		Hooks: around, Freeze: k.options.Environments[spec.Environment].windows(), Window: k.options.Environments[spec.Environment].rollbacks(), App: target.App, Namespace: namespace, Release: release, Strategy: how, Bake: spec.Bake, Deadline: spec.Deadline,
 		By: attempt.Event.Actor, Commit: attempt.Event.Commit, RunID: runID, Source: sourceOf(attempt.Event), OnRollback: rollout.OnRollback(spec.OnRollback), Override: k.override(attempt.Event),
 	}, nil
 }
@@ -231,7 +236,7 @@ func (k *Kind) images(attempt pipeline.Attempt, promoted *promotion) imageSource
 	if promoted == nil {
 		return imageSources{built: builtImages(attempt.Needs), resolver: once, forJobs: once}
 	}
-	return imageSources{resolver: promoted.images, forJobs: promotedFirst{promoted.images, once}}
+	return imageSources{resolver: promoted.images, forJobs: PromotedFirst{promoted.images, once}}
 }
 
 // builtImages collects the images of the build stages that this one needs.

@@ -22,62 +22,74 @@ func gates(spec pipeline.StrategySpec) []pipeline.GateSpec {
 }
 
 // checks makes the gates that something or someone outside answers.
-func (k *Kind) checks(ctx context.Context, attempt pipeline.Attempt, images imageSources) ([]rollout.CheckGate, error) {
-	var checks []rollout.CheckGate
-	for _, gate := range gates(attempt.Stage.Deploy.Strategy) {
+func checks(ctx context.Context, workspace string, gates []pipeline.GateSpec, images imageSources) ([]rollout.CheckGate, error) {
+	var all []rollout.CheckGate
+	for _, gate := range gates {
 		switch {
 		case gate.Job != nil:
-			job, err := job(ctx, attempt, images, gate.Job.Manifest)
+			job, err := job(ctx, workspace, images, gate.Job.Manifest)
 			if err != nil {
 				return nil, err
 			}
 			g := gate.Job
-			checks = append(checks, rollout.CheckGate{Name: g.Name, Steps: g.Steps, Timeout: g.Timeout, Advisory: g.Advisory, Job: &rollout.JobGate{Manifest: job}})
+			all = append(all, rollout.CheckGate{Name: g.Name, Steps: g.Steps, Timeout: g.Timeout, Advisory: g.Advisory, Job: &rollout.JobGate{Manifest: job}})
 		case gate.Webhook != nil:
 			g := gate.Webhook
 			hook := &rollout.WebhookGate{URL: g.URL, Interval: g.Interval}
 			if g.Secret != nil {
 				hook.Secret = &rollout.SecretKey{Name: g.Secret.Name, Key: g.Secret.Key}
 			}
-			checks = append(checks, rollout.CheckGate{Name: g.Name, Steps: g.Steps, Timeout: g.Timeout, Advisory: g.Advisory, Webhook: hook})
+			all = append(all, rollout.CheckGate{Name: g.Name, Steps: g.Steps, Timeout: g.Timeout, Advisory: g.Advisory, Webhook: hook})
 		case gate.Approval != nil:
 			g := gate.Approval
-			checks = append(checks, rollout.CheckGate{Name: g.Name, Steps: g.Steps, Timeout: g.Timeout, Advisory: g.Advisory,
+			all = append(all, rollout.CheckGate{Name: g.Name, Steps: g.Steps, Timeout: g.Timeout, Advisory: g.Advisory,
 				Approval: &rollout.ApprovalGate{From: g.From, Message: g.Message}})
 		case gate.CEL != nil:
 			g := gate.CEL
-			checks = append(checks, rollout.CheckGate{Name: g.Name, Steps: g.Steps, Timeout: g.Timeout, CEL: &rollout.CELGate{Pass: g.Pass, Fail: g.Fail}})
+			all = append(all, rollout.CheckGate{Name: g.Name, Steps: g.Steps, Timeout: g.Timeout, CEL: &rollout.CELGate{Pass: g.Pass, Fail: g.Fail}})
 		}
 	}
-	return checks, nil
+	return all, nil
 }
 
 // hooks makes the Jobs around the release.
-func (k *Kind) hooks(ctx context.Context, attempt pipeline.Attempt, images imageSources) ([]rollout.Hook, error) {
-	spec := attempt.Stage.Deploy.Hooks
+func hooks(ctx context.Context, workspace string, spec *pipeline.HooksSpec, images imageSources) ([]rollout.Hook, error) {
 	if spec == nil {
 		return nil, nil
 	}
-	var hooks []rollout.Hook
+	var all []rollout.Hook
 	for _, phase := range []struct {
 		phase rollout.HookPhase
 		specs []pipeline.HookSpec
 	}{{rollout.BeforeHook, spec.Before}, {rollout.AfterHook, spec.After}, {rollout.FailureHook, spec.OnFailure}} {
 		for _, hook := range phase.specs {
-			job, err := job(ctx, attempt, images, hook.Manifest)
+			job, err := job(ctx, workspace, images, hook.Manifest)
 			if err != nil {
 				return nil, err
 			}
-			hooks = append(hooks, rollout.Hook{Name: hook.Name, Phase: phase.phase, Timeout: hook.Timeout, Manifest: job})
+			all = append(all, rollout.Hook{Name: hook.Name, Phase: phase.phase, Timeout: hook.Timeout, Manifest: job})
 		}
 	}
-	return hooks, nil
+	return all, nil
+}
+
+// AddGates puts the gates and hooks of a file into a request that is made by hand;
+// their Jobs are read from below root, and their images found as the release's are.
+func AddGates(ctx context.Context, request *rollout.Request, from pipeline.Gates, root string, built map[string]string, resolver manifest.Resolver) error {
+	images := imageSources{built: built, resolver: resolver, forJobs: resolver}
+	request.Strategy.Metrics = metrics(from.Gates)
+	var err error
+	if request.Strategy.Checks, err = checks(ctx, root, from.Gates, images); err != nil {
+		return err
+	}
+	request.Hooks, err = hooks(ctx, root, from.Hooks, images)
+	return err
 }
 
 // job reads the one Job in a file of the checkout and pins its images, as
 // those of the release are.
-func job(ctx context.Context, attempt pipeline.Attempt, images imageSources, file string) (*unstructured.Unstructured, error) {
-	objects, err := manifest.Load(attempt.Workspace, []string{file})
+func job(ctx context.Context, workspace string, images imageSources, file string) (*unstructured.Unstructured, error) {
+	objects, err := manifest.Load(workspace, []string{file})
 	if err != nil {
 		return nil, &pipeline.Error{Cause: pipeline.CauseInvalid, Err: err}
 	}

@@ -104,18 +104,18 @@ func newPromotion(images []string, from *rollout.Provenance) (*promotion, error)
 	return &promotion{images: promoted, from: from}, nil
 }
 
-// promotedFirst takes what is promoted, and asks next for other images: Jobs of
+// PromotedFirst takes what is promoted, and asks Next for other images: Jobs of
 // gates and hooks may need some that no release holds.
-type promotedFirst struct {
-	promoted *manifest.Promoted
-	next     manifest.Resolver
+type PromotedFirst struct {
+	Promoted *manifest.Promoted
+	Next     manifest.Resolver
 }
 
 // Resolve implements manifest.Resolver.
-func (r promotedFirst) Resolve(ctx context.Context, reference string) (string, error) {
-	full, err := r.promoted.Resolve(ctx, reference)
+func (r PromotedFirst) Resolve(ctx context.Context, reference string) (string, error) {
+	full, err := r.Promoted.Resolve(ctx, reference)
 	if err == nil || errors.Is(err, manifest.ErrAmbiguous) {
 		return full, err
 	}
-	return r.next.Resolve(ctx, reference)
+	return r.Next.Resolve(ctx, reference)
 }
