@@ -25,7 +25,8 @@ import (
 )
 
 // Forge stands in for github.com on this machine: a Git repository that can be
-// pushed to, webhooks signed as GitHub signs them, and the commit status API.
+// pushed to, webhooks signed as GitHub signs them, and the parts of the API that
+// Tidegate uses: commit statuses, deployments, commits and pull requests.
 type Forge struct {
 	// FullName is the repository's owner/name.
 	FullName string
@@ -42,6 +43,7 @@ type Forge struct {
 	mu       sync.Mutex
 	statuses []CommitStatus
 	changed  chan struct{}
+	hub      hub
 }
 
 // CommitStatus is one that Tidegate reported.
@@ -81,6 +83,7 @@ func NewForge(ctx context.Context, dir, fullName string) (*Forge, error) {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /repos/{owner}/{name}/statuses/{commit}", forge.receiveStatus)
+	forge.serveHub(mux)
 	forge.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() {
 		defer close(forge.served)

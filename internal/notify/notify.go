@@ -17,7 +17,8 @@ import (
 	"github.com/tidegate-ci/tidegate/triggers/forge/github"
 )
 
-// Message is a notification with the environment's name, as it is sent.
+// Message is a notification with the name of the environment, and of the cluster
+// if that has several ("production/eu"), as it is sent.
 type Message struct {
 	Environment string `json:"environment"`
 	rollout.Notification
@@ -50,11 +51,16 @@ func New(s settings.Settings) (*Receivers, error) {
 	return r, nil
 }
 
-// Of lists the receivers of an environment; never nil: without any, nobody is told.
-func (r *Receivers) Of(environment string) []rollout.Receiver {
+// Of lists the receivers of an environment, or of one of its clusters; never
+// nil: without any, nobody is told.
+func (r *Receivers) Of(name, cluster string) []rollout.Receiver {
 	receivers := []rollout.Receiver{}
+	environment := name
+	if cluster != "" {
+		environment += "/" + cluster
+	}
 	for _, n := range r.settings.Notifications {
-		if len(n.Environments) > 0 && !slices.Contains(n.Environments, environment) {
+		if len(n.Environments) > 0 && !slices.Contains(n.Environments, name) {
 			continue
 		}
 		client := netguard.Client(reach(n.Private), requestTimeout)

@@ -122,9 +122,9 @@ func TestWebhookIsSignedAndGuarded(t *testing.T) {
 	defer server.Close()
 	file := "environments: {production: {}, staging: {}}\nnotifications: [{name: audit, PRIVATE webhook: {url: '" + server.URL + "/?token=s3cret', secret: {env: NOTIFY_KEY}}, environments: [production]}]\n"
 	inside := receivers(t, strings.Replace(file, "PRIVATE", "private: true,", 1))
-	require.Empty(t, inside.Of("staging"))
-	require.NotNil(t, inside.Of("staging"), "nobody, rather than not known")
-	one := inside.Of("production")[0]
+	require.Empty(t, inside.Of("staging", ""))
+	require.NotNil(t, inside.Of("staging", ""), "nobody, rather than not known")
+	one := inside.Of("production", "")[0]
 	require.Equal(t, "audit", one.Name())
 	require.NoError(t, one.Tell(t.Context(), hostile()))
 
@@ -138,7 +138,7 @@ func TestWebhookIsSignedAndGuarded(t *testing.T) {
 	}
 
 	requests = 0
-	err := receivers(t, strings.Replace(file, "PRIVATE", "", 1)).Of("production")[0].Tell(t.Context(), hostile())
+	err := receivers(t, strings.Replace(file, "PRIVATE", "", 1)).Of("production", "")[0].Tell(t.Context(), hostile())
 	require.ErrorContains(t, err, "private network")
 	require.NotContains(t, err.Error(), "s3cret")
 	require.Zero(t, requests)
@@ -154,7 +154,7 @@ func TestSlackIsToldOfTheStatesItAskedFor(t *testing.T) {
 	}))
 	defer server.Close()
 	t.Setenv("NOTIFY_SLACK", server.URL+"/services/T0/B0/s3cret")
-	one := receivers(t, "notifications: [{name: chat, private: true, states: [rolled_back], slack: {url: {env: NOTIFY_SLACK}}}]\n").Of("production")[0]
+	one := receivers(t, "notifications: [{name: chat, private: true, states: [rolled_back], slack: {url: {env: NOTIFY_SLACK}}}]\n").Of("production", "")[0]
 	require.NoError(t, one.Tell(t.Context(), hostile()))
 	n := hostile()
 	n.To = rollout.Canary
@@ -205,7 +205,7 @@ func TestGitHubIsTold(t *testing.T) {
 	}))
 	defer server.Close()
 	t.Setenv("NOTIFY_TOKEN", "ghp_1")
-	of := receivers(t, "github: {deployments: true, api: '"+server.URL+"'}\nrepositories: [{name: Octo/Shop, webhook-secret: {env: X}, token: {env: NOTIFY_TOKEN}}]\n").Of("production")
+	of := receivers(t, "github: {deployments: true, api: '"+server.URL+"'}\nrepositories: [{name: Octo/Shop, webhook-secret: {env: X}, token: {env: NOTIFY_TOKEN}}]\n").Of("production", "")
 	require.Len(t, of, 2)
 	for range 2 {
 		require.NoError(t, of[0].Tell(t.Context(), hostile()))

@@ -82,9 +82,9 @@ type Options struct {
 	Member func(user, group string) bool
 	// Notify hears of every end and of every rollback.
 	Notify func(environment string, record rollout.Record)
-	// Receivers are told of every transition in an environment; nil leaves that
-	// to whoever knows them.
-	Receivers func(environment string) []rollout.Receiver
+	// Receivers are told of every transition in an environment, or in one of its
+	// clusters (empty when it has but one); nil leaves that to whoever knows them.
+	Receivers func(environment, cluster string) []rollout.Receiver
 	// Override is why releases are begun within freeze windows; empty: they are not.
 	Override string
 }

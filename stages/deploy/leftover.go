@@ -18,11 +18,11 @@ const leftoverRetry = time.Minute
 func (k *Kind) TellLeftovers(ctx context.Context) error {
 	var watching errgroup.Group
 	for _, environment := range slices.Sorted(maps.Keys(k.options.Environments)) {
-		if k.options.Receivers == nil || len(k.options.Receivers(environment)) == 0 {
-			continue
-		}
 		e := k.options.Environments[environment]
 		for _, c := range e.clusters() {
+			if k.options.Receivers == nil || len(k.options.Receivers(environment, c.Name)) == 0 {
+				continue
+			}
 			watching.Go(func() error { k.tellLeftovers(ctx, environment, e, c); return nil })
 		}
 	}

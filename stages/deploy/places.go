@@ -98,7 +98,7 @@ func (k *Kind) place(environment string, e Environment, c Cluster) (place, error
 		options.Notify = func(record rollout.Record) { k.options.Notify(environment, record) }
 	}
 	if k.options.Receivers != nil {
-		options.Receivers = k.options.Receivers(environment)
+		options.Receivers = k.options.Receivers(environment, c.Name)
 	}
 	var err error
 	if at.controller, err = rollout.New(rollout.Cluster{Config: config}, options); err != nil {
