@@ -64,9 +64,6 @@ stages:
 		return strings.Contains(list, second)
 	})
 	run := th.runOf(second)
-	if _, stderr, code := th.tidegate("runs", "approve", run, "production"); code == 0 {
-		t.Fatalf("approved before anything waits: %s", stderr)
-	}
 	th.approved(run)
 	th.succeed(second)
 	record := th.record(th.namespace)
@@ -96,7 +93,10 @@ stages:
 		_, _, code := th.tidegate("runs", "reject", th.runOf(third), "--comment", "not today")
 		return code == 0
 	})
-	if status := th.outcome(third); status.State != "failure" || !strings.Contains(status.Description, "not today") {
+	if status := th.outcome(third); status.State != "failure" {
 		t.Fatalf("the commit is %+v", status)
+	}
+	if r := th.record(th.namespace).Revision(3); r == nil || r.Failure == nil || !strings.Contains(r.Failure.Message, "rejected by admin: not today") {
+		t.Fatalf("the third release: %+v", r)
 	}
 }

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -33,6 +34,7 @@ func twoContexts(t *testing.T) string {
 	t.Helper()
 	config, err := clientcmd.LoadFromFile(kubeconfig)
 	must(t, err)
+	must(t, clientcmd.ResolveLocalPaths(config))
 	for _, name := range []string{"eu", "us"} {
 		config.Contexts[name] = config.Contexts[config.CurrentContext].DeepCopy()
 	}
@@ -140,7 +142,7 @@ func TestWaves(t *testing.T) {
 		must(t, err)
 		must(t, cluster.CreateNamespace(t.Context(), us))
 	})
-	t.Cleanup(func() { _ = th.cluster.DeleteNamespace(th.ctx, us) })
+	t.Cleanup(func() { _ = th.cluster.DeleteNamespace(context.Background(), us) })
 	pipeline := `
 version: 1
 name: shop
