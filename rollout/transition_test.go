@@ -47,7 +47,7 @@ func TestOutbox(t *testing.T) {
 					continue
 				}
 				name := rapid.SampledFrom(now).Draw(t, "receiver")
-				untold := record.Outbox.untold(name)
+				untold := slices.Clone(record.Outbox.untold(name))
 				for _, transition := range untold[:rapid.IntRange(0, len(untold)).Draw(t, "told")] {
 					lost := transition.Sequence - heard[name] - 1
 					if lost < 0 || lost > 0 && record.Outbox.Sequence-heard[name] <= MaxOutbox {

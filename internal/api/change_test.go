@@ -93,6 +93,9 @@ func TestDecide(t *testing.T) {
 		"rejected after it passed":    {append([]journal.Entry{begun, decide("ada", true)}, ended(journal.Succeeded)...), "ops", approval, false, CodeConflict, false},
 		"approved after it timed out": {append([]journal.Entry{begun}, ended(journal.Failed)...), "ops", approval, true, CodeConflict, false},
 		"run has ended":               {[]journal.Entry{{Type: journal.RunFinished, Status: journal.Failed}}, "ops", approval, true, CodeConflict, false},
+		"a rollout that runs":         {[]journal.Entry{{Type: journal.AttemptStarted, Stage: "production", Attempt: 1}}, "operator", "production", true, "", true},
+		"its gate, rejected":          {[]journal.Entry{{Type: journal.AttemptStarted, Stage: "production", Attempt: 1}}, "operator", "production", false, "", true},
+		"a rollout, role too small":   {[]journal.Entry{{Type: journal.AttemptStarted, Stage: "production", Attempt: 1}}, "reader", "production", true, CodeRefused, false},
 		"not asked, and too late":     {append([]journal.Entry{begun}, ended(journal.Failed)...), "operator", approval, true, CodeRefused, false},
 	} {
 		t.Run(name, func(t *testing.T) {

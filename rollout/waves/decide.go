@@ -183,7 +183,8 @@ func Decide(p Plan, seen map[string]Seen, unwanted string) Next {
 	if unwanted != "" || len(failed) > 0 {
 		why := unwanted
 		if why == "" {
-			why = fmt.Sprintf("cluster %s: %s", failed[0], seen[failed[0]].Why)
+			cause := append(in(Failed), failed...)[0] // rather than what is taken back for it
+			why = fmt.Sprintf("cluster %s: %s", cause, seen[cause].Why)
 		}
 		if moving := in(Moving); len(moving) > 0 {
 			return Next{Kind: Abort, Clusters: moving, Why: why}

@@ -139,7 +139,7 @@ func (d *deploy) look(ctx context.Context) (map[string]Seen, error) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if why, unwell := d.unwell[c.Name]; unwell && s.Phase != Overtaken {
-			if s.Why = why; s.Phase == Verified || s.Phase == Untouched {
+			if s.Why = why; s.Phase != Returning {
 				s.Phase = Failed
 			}
 		}
