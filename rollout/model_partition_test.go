@@ -108,7 +108,7 @@ func (m *model) checkPartition(r *Rollout, a Action) {
 	if !m.stateful() || r.Base == 0 {
 		return
 	}
-	if a.Move != nil && a.Move.Proof != nil && a.Move.Proof.gate.Kind != "manual" && (m.old() > 0 || m.health["stable"] != health.Ready) {
+	if a.Move != nil && a.Move.Proof != nil && r.State != Pending && a.Move.Proof.gate.Kind != "manual" && (m.old() > 0 || m.health["stable"] != health.Ready) {
 		m.t.Fatalf("a gate passed with %d pods to replace, health %s", m.old(), m.health["stable"])
 	}
 	if a.Move != nil && a.Move.Proof != nil && a.Move.Proof.gate.Kind == BatchGate && (m.since["stable"].IsZero() || m.now.Sub(m.since["stable"]) < r.Bake) {

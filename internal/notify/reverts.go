@@ -50,17 +50,20 @@ func revertOf(environment string, n rollout.Notification) github.Revert {
 	}
 	subject := n.Commit[:min(len(n.Commit), 10)]
 	if n.Source.Message != "" {
-		subject = fmt.Sprintf("%q", clip(termtext.Clean(n.Source.Message), maxSubject))
+		subject = `"` + quiet(clip(termtext.Clean(n.Source.Message), maxSubject)) + `"`
 	}
 	title := fmt.Sprintf("Revert %s: it was rolled back in %s", subject, environment)
 	return github.Revert{
 		Repository: n.Source.Repository, Branch: n.Source.Branch, Failed: n.Commit, Good: n.BaseCommit,
 		Head:    "tidegate/revert-" + n.Commit[:min(len(n.Commit), 10)] + "-" + n.Rollout,
 		Title:   title,
-		Message: fmt.Sprintf("%s\n\nThis takes the files back to those of %s, which serves again.\n\nReason: %s\n", title, n.BaseCommit, clip(termtext.Clean(why), maxSection)),
+		Message: fmt.Sprintf("%s\n\nThis takes the files back to those of %s, which serves again.\n\nReason: %s\n", title, n.BaseCommit, quiet(clip(termtext.Clean(why), maxSection))),
 		Body:    revertBody(environment, n, why),
 	}
 }
+
+// quiet lets a text that is no block of code mention nobody.
+func quiet(text string) string { return strings.ReplaceAll(text, "@", "@"+wordJoiner) }
 
 // maxSubject is how much of a commit's first line is repeated.
 const maxSubject = 80

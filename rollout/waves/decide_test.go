@@ -47,7 +47,7 @@ func TestSee(t *testing.T) {
 		"failed":                       {record(0, 3, ours(rollout.Failed)), Failed},
 		"rejected":                     {record(2, 2, rollout.Rollout{Revision: 2, State: rollout.Verified, Digest: "e"}, ours(rollout.Failed)), Failed},
 		"superseded":                   {record(2, 2, newer(rollout.Rolling, nil), ours(rollout.Superseded)), Overtaken},
-		"a newer one on its way":       {record(3, 3, newer(rollout.Canary, nil), ours(rollout.Verified)), Overtaken},
+		"a newer one on its way":       {record(3, 3, newer(rollout.Applying, nil), ours(rollout.Verified)), Overtaken},
 		"a newer one is verified":      {record(4, 4, newer(rollout.Verified, nil), ours(rollout.Verified)), Overtaken},
 		"a newer one was taken back":   {record(3, 3, newer(rollout.RolledBack, nil), ours(rollout.Verified)), Verified},
 		"restarted":                    {record(4, 4, newer(rollout.Verified, func(r *rollout.Rollout) { r.Digest, r.RunID = "d", "" }), ours(rollout.Verified)), Verified},

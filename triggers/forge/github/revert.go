@@ -27,8 +27,8 @@ var ErrCannotRevert = errors.New("no revert is proposed")
 
 // Limits of what GitHub accepts.
 const (
-	maxTitle = 256
-	maxBody  = 60 << 10
+	maxPullTitle = 256
+	maxPullBody  = 60 << 10
 )
 
 // Revert proposes the revert and returns the pull request's address. It clones
@@ -158,7 +158,7 @@ func (w *reverting) propose(ctx context.Context) (string, error) {
 	var pull *gh.PullRequest
 	err := w.again(ctx, w.doing, func() (response *gh.Response, err error) {
 		pull, response, err = w.github.PullRequests.Create(ctx, w.owner, w.name, &gh.NewPullRequest{
-			Title: gh.String(oneLine(w.Title, maxTitle)), Body: gh.String(clip(w.Body, maxBody)),
+			Title: gh.String(oneLine(w.Title, maxPullTitle)), Body: gh.String(clip(w.Body, maxPullBody)),
 			Head: gh.String(w.Head), Base: gh.String(w.Branch), MaintainerCanModify: gh.Bool(true)})
 		return response, err
 	})
