@@ -96,7 +96,8 @@ stages:
 	if status := th.outcome(third); status.State != "failure" {
 		t.Fatalf("the commit is %+v", status)
 	}
-	if r := th.record(th.namespace).Revision(3); r == nil || r.Failure == nil || !strings.Contains(r.Failure.Message, "rejected by admin: not today") {
+	record = th.record(th.namespace)
+	if r := record.Revision(3); r == nil || r.Failure == nil || !strings.Contains(r.Failure.Message, "rejected by admin: not today") {
 		t.Fatalf("the third release: %+v", r)
 	}
 }
