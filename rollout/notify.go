@@ -270,8 +270,8 @@ func (d *driver) post() {
 // lastPost gives receivers a moment before the application is given up, and
 // records what they have been told. What they have not stays in the outbox.
 func (d *driver) lastPost() {
-	if d.version == "" {
-		return // nothing was recorded
+	if d.version == "" || d.record == nil {
+		return // nothing was recorded, or it can't be read
 	}
 	d.post()
 	if d.couriers == nil {
