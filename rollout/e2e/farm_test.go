@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
 )
 
 // fakeLabel marks nodes that exist for one test alone, by its namespace, and
@@ -49,7 +50,7 @@ func (w *world) farm(suffix string, does func(*corev1.Pod) outcome) *farm {
 	w.Helper()
 	f := &farm{w: w, name: w.namespace + "-" + suffix, does: does}
 	many := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100"), corev1.ResourceMemory: resource.MustParse("100Gi"), corev1.ResourcePods: resource.MustParse("1000")}
-	node, err := kube.CoreV1().Nodes().Create(w.ctx, &corev1.Node{
+	_, err := kube.CoreV1().Nodes().Create(w.ctx, &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: f.name, Labels: map[string]string{fakeLabel: w.namespace, corev1.LabelHostname: f.name}},
 		Spec:       corev1.NodeSpec{Taints: []corev1.Taint{{Key: fakeLabel, Value: w.namespace, Effect: corev1.TaintEffectNoSchedule}}},
 	}, metav1.CreateOptions{})
@@ -59,10 +60,10 @@ func (w *world) farm(suffix string, does func(*corev1.Pod) outcome) *farm {
 		require.True(w, err == nil || apierrors.IsNotFound(err), "%v", err)
 	})
 	now := metav1.Now()
-	node.Status.Capacity, node.Status.Allocatable = many, many
-	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "Fake", LastHeartbeatTime: now, LastTransitionTime: now}}
-	_, err = kube.CoreV1().Nodes().UpdateStatus(w.ctx, node, metav1.UpdateOptions{})
-	require.NoError(w, err)
+	f.change(true, func(node *corev1.Node) {
+		node.Status.Capacity, node.Status.Allocatable = many, many
+		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "Fake", LastHeartbeatTime: now, LastTransitionTime: now}}
+	})
 
 	ctx, cancel := context.WithCancel(context.Background())
 	var working sync.WaitGroup
@@ -221,11 +222,28 @@ func (f *farm) lose() {
 	f.mu.Lock()
 	f.lost = true
 	f.mu.Unlock()
-	node, err := kube.CoreV1().Nodes().Get(f.w.ctx, f.name, metav1.GetOptions{})
-	require.NoError(f.w, err)
-	node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: "e2e.tidegate.dev/lost", Effect: corev1.TaintEffectNoExecute})
-	_, err = kube.CoreV1().Nodes().Update(f.w.ctx, node, metav1.UpdateOptions{})
-	require.NoError(f.w, err)
+	f.change(false, func(node *corev1.Node) {
+		node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: "e2e.tidegate.dev/lost", Effect: corev1.TaintEffectNoExecute})
+	})
+}
+
+// change writes the node, which the cluster's controllers write, too.
+func (f *farm) change(status bool, change func(*corev1.Node)) {
+	f.w.Helper()
+	nodes := kube.CoreV1().Nodes()
+	require.NoError(f.w, retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		node, err := nodes.Get(f.w.ctx, f.name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		change(node)
+		if status {
+			_, err = nodes.UpdateStatus(f.w.ctx, node, metav1.UpdateOptions{})
+		} else {
+			_, err = nodes.Update(f.w.ctx, node, metav1.UpdateOptions{})
+		}
+		return err
+	}))
 }
 
 // clear deletes what its pods leave, so that the namespace can go.

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -14,7 +13,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/stretchr/testify/require"
 	"k8s.io/client-go/rest"
@@ -27,14 +25,14 @@ import (
 // answer is not given.
 type toll struct {
 	proxy    *httputil.ReverseProxy
-	at       int64 // the write that kills, from 1
-	answered bool  // it is passed on first
+	at       int  // the write that kills, from 1
+	answered bool // it is passed on first
 
 	started chan struct{} // closed when process may be used
 	process *exec.Cmd
 
-	writes atomic.Int64
 	mu     sync.Mutex
+	writes []string
 	struck string // the write that killed; "" when there was none
 }
 
@@ -60,7 +58,7 @@ func written(r *http.Request) string {
 }
 
 func (t *toll) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !isWrite(r) || t.writes.Add(1) != t.at {
+	if !isWrite(r) || t.count(r) != t.at {
 		t.proxy.ServeHTTP(w, r)
 		return
 	}
@@ -75,15 +73,23 @@ func (t *toll) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	panic(http.ErrAbortHandler) // there is nobody to answer
 }
 
+// count notes a write and returns how many there have been.
+func (t *toll) count(r *http.Request) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.writes = append(t.writes, written(r))
+	return len(t.writes)
+}
+
 // through runs the real binary behind a toll and waits for its end. The command
 // gets the toll's kubeconfig; dir is where it runs.
-func (w *world) through(at int, answered bool, dir string, args ...string) (struck string, out []byte, err error) {
+func (w *world) through(at int, answered bool, dir string, args ...string) (struck string, writes []string, out []byte, err error) {
 	w.Helper()
 	server, err := url.Parse(config.Host)
 	require.NoError(w, err)
 	transport, err := rest.TransportFor(config)
 	require.NoError(w, err)
-	t := &toll{at: int64(at), answered: answered, started: make(chan struct{}),
+	t := &toll{at: at, answered: answered, started: make(chan struct{}),
 		proxy: &httputil.ReverseProxy{Transport: transport, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
 			Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(server) }}}
 	front := httptest.NewUnstartedServer(t)
@@ -109,7 +115,6 @@ func (w *world) through(at int, answered bool, dir string, args ...string) (stru
 	close(t.started)
 	err = command.Wait()
 	t.mu.Lock()
-	struck = t.struck
-	t.mu.Unlock()
-	return struck, fmt.Appendf(nil, "%d writes\n%s", t.writes.Load(), text.String()), err
+	defer t.mu.Unlock()
+	return t.struck, t.writes, []byte(text.String()), err
 }
