@@ -215,7 +215,7 @@ func (l *lane) manifests() string {
 func (l *lane) image() string { return l.images[l.runs%2] }
 
 func openLane(t *testing.T, images [2]string) *lane {
-	l := &lane{w: openWorld(t, 8*time.Minute), images: images}
+	l := &lane{w: openWorld(t, 20*time.Minute), images: images}
 	l.plain(l.w)
 	l.w.answersWith("shop", "1")
 	l.live = l.w.steady("shop", 1, 50*time.Millisecond)
