@@ -32,7 +32,8 @@ func (s Stage) clone() Stage {
 	}
 	if s.Deploy != nil {
 		deploy := *s.Deploy
-		deploy.Manifests = slices.Clone(deploy.Manifests)
+		deploy.Manifests, deploy.Helm = slices.Clone(deploy.Manifests), deploy.Helm.clone()
+		deploy.Images, deploy.Readiness = slices.Clone(deploy.Images), slices.Clone(deploy.Readiness)
 		if canary := deploy.Strategy.Canary; canary != nil {
 			deploy.Strategy.Canary = &CanarySpec{Steps: slices.Clone(canary.Steps), Gates: cloneGates(canary.Gates)}
 		}

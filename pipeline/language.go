@@ -234,8 +234,12 @@ var deployShape = object{
 	name: "deploy", doc: "A release put into an environment.",
 	fields: []field{
 		{key: "environment", shape: text{mode: valueText, check: checkLabel}, required: true, doc: "The name of the environment."},
-		{key: "manifests", shape: list{item: text{mode: valueText, check: checkPath}, single: true, min: 1, max: maxList}, required: true,
+		{key: "manifests", shape: list{item: text{mode: valueText, check: checkPath}, single: true, min: 1, max: maxList},
 			doc: "Files or directories of Kubernetes manifests, relative to the checkout."},
+		{key: "kustomize", shape: text{mode: valueText, check: checkPath}, doc: "A directory with a kustomization, relative to the checkout."},
+		{key: "helm", shape: helmShape, doc: "A Helm chart of the checkout, rendered without a release of Helm's."},
+		{key: "images", shape: list{item: imageFieldShape, min: 1, max: maxImageFields}, doc: "Fields of custom resources that hold images, to be pinned by digest like those of pods."},
+		{key: "readiness", shape: list{item: readinessShape, min: 1, max: maxReadiness}, doc: "When custom resources are ready; without a rule, their conditions tell."},
 		{key: "app", shape: text{mode: valueText, check: checkLabel}, doc: "The release's name in the environment; the pipeline's name when not set."},
 		{key: "strategy", shape: object{
 			name: "strategy", doc: "How the new release replaces the old: rolling when not set.",
@@ -257,12 +261,13 @@ var deployShape = object{
 		{key: "on-rollback", shape: text{choices: []string{"revert-pull-request"}}, doc: "What happens when the release is taken back by itself: a pull request that takes the commit back."},
 		{key: "promote", shape: promoteShape, doc: "Takes the very images that are verified in another environment."},
 
-		{key: "kustomize", unsupported: "render the manifests in a run stage, or list plain YAML under manifests"},
-		{key: "helm", unsupported: "render the chart in a run stage, or list plain YAML under manifests"},
 		{key: "traffic", unsupported: "leave it out: weight is set by the number of replicas"},
 		{key: "namespace", unsupported: "an environment has its namespace; set it there"},
 		{key: "cluster", unsupported: "an environment has its cluster; set it there"},
 	},
+	rules: map[string]any{"anyOf": []any{
+		map[string]any{"required": []string{"manifests"}}, map[string]any{"required": []string{"kustomize"}}, map[string]any{"required": []string{"helm"}},
+	}},
 }
 
 var rollingShape = object{

@@ -215,8 +215,16 @@ type BuildKitSpec struct {
 // DeploySpec puts a release into an environment.
 type DeploySpec struct {
 	Environment string `json:"environment"`
-	// Manifests are files or directories relative to the checkout.
-	Manifests []string `json:"manifests"`
+	// Manifests are files or directories relative to the checkout, Kustomize a
+	// directory with a kustomization, Helm a chart; one of them is set at least.
+	Manifests []string  `json:"manifests,omitempty"`
+	Kustomize string    `json:"kustomize,omitempty"`
+	Helm      *HelmSpec `json:"helm,omitempty"`
+	// Images are fields of custom resources that hold images.
+	Images []ImageFieldSpec `json:"images,omitempty"`
+	// Readiness says when custom resources are ready; without a rule, their
+	// conditions tell.
+	Readiness []ReadinessSpec `json:"readiness,omitempty"`
 	// App names the release within the environment; the pipeline's name when empty.
 	App      string       `json:"app,omitempty"`
 	Strategy StrategySpec `json:"strategy"`

@@ -152,6 +152,7 @@ func (d *decoder) checkStrategy(path string, s *Stage) {
 	if s.Deploy == nil {
 		return
 	}
+	d.checkSources(strings.TrimSuffix(path, ".strategy"), s.Deploy)
 	d.checkHooks(strings.TrimSuffix(path, ".strategy")+".hooks", s.Deploy.Hooks)
 	strategy := s.Deploy.Strategy
 	first := ""

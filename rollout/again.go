@@ -41,7 +41,7 @@ func (c *Controller) Retry(ctx context.Context, target Target, by string, progre
 		for i := range last.Hooks {
 			last.Hooks[i].Manifest = jobs[last.Hooks[i].key()]
 		}
-		request := Request{Hooks: last.Hooks, App: target.App, Namespace: target.Namespace, Release: release, Strategy: last.Strategy, Bake: &bake, Deadline: last.Deadline, By: by, Commit: last.Commit, From: last.From, Source: last.Source, OnRollback: last.OnRollback}
+		request := Request{Hooks: last.Hooks, Readiness: last.Readiness, App: target.App, Namespace: target.Namespace, Release: release, Strategy: last.Strategy, Bake: &bake, Deadline: last.Deadline, By: by, Commit: last.Commit, From: last.From, Source: last.Source, OnRollback: last.OnRollback}
 		if err := request.check(); err != nil {
 			return err
 		}
@@ -76,11 +76,15 @@ func (d *driver) beginRestart(ctx context.Context, by string) error {
 		deadline = DefaultDeadline
 	}
 	now := d.clock()
-	return d.enter(ctx, &Rollout{
-		Digest: serving.Digest, Strategy: Strategy{Kind: RollingStrategy}, Bake: bake, Deadline: deadline, By: by, Commit: serving.Commit,
+	r := &Rollout{
+		Digest: serving.Digest, Readiness: serving.Readiness, Strategy: Strategy{Kind: RollingStrategy}, Bake: bake, Deadline: deadline, By: by, Commit: serving.Commit,
 		Images: serving.Images, Note: fmt.Sprintf("restart of revision %d", serving.Revision), RestartedAt: now, From: serving.From, Source: serving.Source,
 		State: Pending, Base: d.record.Verified, Started: now, StateSince: now,
-	})
+	}
+	if _, err := r.arrangeWaves(d.release, d.release); err != nil {
+		return err
+	}
+	return d.enter(ctx, r)
 }
 
 // again makes this process the owner of an application whose rollout has

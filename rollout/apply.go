@@ -233,6 +233,11 @@ func (c *clients) delete(ctx context.Context, ref manifest.Ref) error {
 	})
 }
 
+// errNotAccepted tells what is wrong with an object itself from what others hold of it.
+var errNotAccepted = errors.New("the API server does not accept")
+
+const nothingChanged = "; nothing was changed"
+
 // finding is what a dry run found about one object.
 type finding struct {
 	// live is the object as it was; nil when it does not exist.
@@ -269,7 +274,7 @@ func (c *clients) dryRun(ctx context.Context, app string, u *unstructured.Unstru
 	case apierrors.IsConflict(err):
 		return f, fmt.Errorf("%w: %s was changed by others since Tidegate applied it: %s; take the change into the manifests, or overwrite it with --force", ErrRejected, ref, conflicts(err))
 	case apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsNotFound(err), meta.IsNoMatchError(err):
-		return f, fmt.Errorf("%w: the API server does not accept %s: %s; nothing was changed", ErrRejected, ref, reasonOf(err))
+		return f, fmt.Errorf("%w: %w %s: %s"+nothingChanged, ErrRejected, errNotAccepted, ref, reasonOf(err))
 	}
 	return f, err
 }

@@ -44,6 +44,12 @@ func (r *Rollout) arrange(release, base *manifest.Release, disturbed bool) (note
 	if note != "" {
 		notes = append(notes, note)
 	}
+	if note, err = r.arrangeWaves(release, base); err != nil {
+		return nil, err
+	}
+	if note != "" {
+		notes = append(notes, note)
+	}
 	r.Partitioned, err = partitionPlan(release, base, disturbed && r.Strategy.Kind == RollingStrategy)
 	return notes, err
 }

@@ -215,11 +215,16 @@ func (c *Controller) rollback(ctx context.Context, target Target, to int, force 
 	if goal.RollbackTo != 0 {
 		content = goal.RollbackTo
 	}
-	if err := d.enter(ctx, &Rollout{
-		Digest: goal.Digest, Strategy: Strategy{Kind: RollingStrategy}, Deadline: DefaultDeadline, By: by, Commit: goal.Commit, Images: goal.Images,
+	r := &Rollout{
+		Digest: goal.Digest, Readiness: goal.Readiness, Strategy: Strategy{Kind: RollingStrategy}, Deadline: DefaultDeadline, By: by, Commit: goal.Commit, Images: goal.Images,
 		RollbackTo: content, From: goal.From, Source: goal.Source, Note: fmt.Sprintf("rollback to revision %d, without a bake time: it was verified before", goal.Revision) + forced,
 		State: Pending, Base: d.record.Verified, Started: now, StateSince: now, RestartedAt: d.record.restartedAt(d.record.Verified),
-	}); err != nil {
+	}
+	if _, err := r.arrangeWaves(d.release, nil); err != nil {
+		return Result{}, err
+	}
+	r.reverseWaves()
+	if err := d.enter(ctx, r); err != nil {
 		return Result{}, err
 	}
 	if err := d.finishCurrent(ctx, nil); err != nil {

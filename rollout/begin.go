@@ -82,7 +82,7 @@ func (r Request) rollout(now time.Time) *Rollout {
 	return &Rollout{
 		Digest: r.Release.Digest, Strategy: r.Strategy, Bake: *r.Bake, Deadline: r.Deadline,
 		By: r.By, Commit: r.Commit, RunID: r.RunID, Images: manifest.Images(r.Release.Objects),
-		State: Pending, Started: now, StateSince: now, Override: r.Override, Hooks: r.Hooks, From: r.From, Source: r.Source, OnRollback: r.OnRollback, Entry: entryGate(r.Entry, r.EntryTimeout),
+		State: Pending, Started: now, StateSince: now, Override: r.Override, Hooks: r.Hooks, Readiness: r.Readiness, From: r.From, Source: r.Source, OnRollback: r.OnRollback, Entry: entryGate(r.Entry, r.EntryTimeout),
 	}
 }
 
@@ -138,20 +138,11 @@ func (d *driver) recordRejected(ctx context.Context, r *Rollout, cause error) er
 	return d.create(ctx)
 }
 
-// tryAll asks the API server about every object. Objects of kinds and
-// namespaces that the release itself brings cannot be tried before those exist.
+// tryAll asks the API server about every object. Those of kinds and namespaces
+// that the release itself brings cannot be tried before those are there, and are
+// not held to definitions that the release changes: define tries them later.
 func (d *driver) tryAll(ctx context.Context, request Request) ([]finding, error) {
-	brings := map[string]bool{}
-	for _, u := range request.Release.Objects {
-		switch u.GetKind() {
-		case "Namespace":
-			brings["namespace/"+u.GetName()] = true
-		case "CustomResourceDefinition":
-			group, _, _ := unstructured.NestedString(u.Object, "spec", "group")
-			kind, _, _ := unstructured.NestedString(u.Object, "spec", "names", "kind")
-			brings["kind/"+group+"/"+kind] = true
-		}
-	}
+	brings := broughtBy(request.Release)
 	scaled, err := d.scaledWorkloads(ctx, request.Release)
 	if err != nil {
 		return nil, err
@@ -163,7 +154,7 @@ func (d *driver) tryAll(ctx context.Context, request Request) ([]finding, error)
 	group.SetLimit(dryRuns)
 	for i, object := range request.Release.Objects {
 		ref := manifest.RefOf(object)
-		if brings["kind/"+ref.GroupVersionKind().Group+"/"+ref.Kind] || (ref.Namespace != request.Namespace && brings["namespace/"+ref.Namespace]) {
+		if ref.Namespace != request.Namespace && brings.namespaces[ref.Namespace] {
 			continue
 		}
 		group.Go(func() error {
@@ -175,6 +166,9 @@ func (d *driver) tryAll(ctx context.Context, request Request) ([]finding, error)
 			}
 			f, err := d.dryRun(bounded, d.app, u, request.Force)
 			findings[i] = f
+			if errors.Is(err, errNotAccepted) && brings.kind(ref) {
+				return nil
+			}
 			if errors.Is(err, ErrRejected) {
 				mu.Lock()
 				defer mu.Unlock()

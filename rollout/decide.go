@@ -119,8 +119,8 @@ func decide(record *Record, obs Observation, now time.Time) Action {
 }
 
 func decideApplying(record *Record, r *Rollout, obs Observation) Action {
-	if r.Strategy.inPlace() {
-		a := Action{Kind: ApplyRelease, Bake: r.Bake, Paused: r.Paused && !r.recreates(), Recreate: r.recreates(), Why: "applying the release", Move: &Move{To: Rolling, Step: r.firstBatch()}}
+	if r.inPlace() {
+		a := Action{Kind: ApplyRelease, Bake: r.Bake, Paused: r.Paused && !r.recreates(), Recreate: r.recreates(), Why: "applying the release" + r.waveText(), Move: &Move{To: Rolling, Step: r.firstBatch()}}
 		if r.recreates() {
 			a.Why = "recreating: the old pods go before the new ones come, and nothing serves between"
 		}
@@ -132,7 +132,7 @@ func decideApplying(record *Record, r *Rollout, obs Observation) Action {
 			return Action{Kind: RemoveCanary, Ref: c.Stable, Track: c.Track, Why: fmt.Sprintf("removing the %s of another release", c.Track)}
 		}
 	}
-	if record.Stable != r.Base && !r.Restored {
+	if !r.Restored && (record.Stable != r.Base && !r.StableTouched || disturbed(r, record.digest(r.Base), obs)) {
 		return Action{Kind: ApplyBase, Why: "a superseded release had begun to replace the stable one: putting that back before the canary", Restored: true}
 	}
 	if r.Strategy.Kind == BlueGreenStrategy {
@@ -277,6 +277,9 @@ func decideRolling(r *Rollout, obs Observation, now time.Time) Action {
 	}
 	var available int32
 	for _, w := range obs.Workloads {
+		if !r.begun(w.Ref) {
+			continue
+		}
 		if w.Exists && w.Release == r.Digest && w.Health.Status == health.Failed {
 			return failing(r, w.Ref, w.Health)
 		}
@@ -284,7 +287,7 @@ func decideRolling(r *Rollout, obs Observation, now time.Time) Action {
 			return a
 		}
 		paused := r.Paused && !r.recreates() // which would make its outage longer
-		if !w.Exists || w.Release != r.Digest || (w.Paused != paused && w.Ref.Kind == "Deployment") {
+		if !w.Exists || w.Release != r.Digest || (w.Paused != paused && w.Ref.Kind == "Deployment" && manifest.IsWorkload(w.Ref)) {
 			return Action{Kind: ApplyWorkload, Ref: w.Ref, Bake: r.Bake, Paused: paused, Recreate: r.recreates(), Why: fmt.Sprintf("applying %s", w.Ref)}
 		}
 		if a, ok := replaceStuck(w); ok {
@@ -310,6 +313,9 @@ func decideRolling(r *Rollout, obs Observation, now time.Time) Action {
 	}
 	if last {
 		passed, until = judgeWorkloads(r, obs, now)
+	}
+	if passed != nil && !r.lastWave() {
+		return Action{Kind: Advance, Why: fmt.Sprintf("wave %d of %d passed", r.Wave+1, len(r.Waves)), Move: &Move{To: Applying, Waves: 1, Proof: passed}}
 	}
 	if passed != nil {
 		return Action{Kind: Advance, Why: "all pods of the new release are good", Move: &Move{To: Finishing, Proof: passed}}
@@ -351,16 +357,16 @@ func decideFinishing(r *Rollout, obs Observation, now time.Time) Action {
 	if a, ok := removeCanary(obs); ok {
 		return a
 	}
-	if a, ok := giveBack(obs); ok {
+	if a, ok := giveBack(r, obs); ok {
 		return a
 	}
 	return Action{Kind: Prune, Why: "removing what no release in use needs", Move: &Move{To: Verified}}
 }
 
 // giveBack restores the workloads' own settings.
-func giveBack(obs Observation) (Action, bool) {
+func giveBack(r *Rollout, obs Observation) (Action, bool) {
 	for _, w := range obs.Workloads {
-		if w.Raised || w.Paused {
+		if (w.Raised || w.Paused) && r.begun(w.Ref) {
 			return Action{Kind: ApplyWorkload, Ref: w.Ref, Why: fmt.Sprintf("giving %s its own settings back", w.Ref)}, true
 		}
 	}
@@ -383,13 +389,13 @@ func decideRollingBack(record *Record, r *Rollout, obs Observation, now time.Tim
 	// the stable workload, even though this one has not.
 	if !touched {
 		// A release that was superseded as it went back may have left its settings.
-		if a, ok := giveBack(obs); ok {
+		if a, ok := giveBack(r, obs); ok {
 			return a
 		}
 		return Action{Kind: Prune, Why: "the stable workload was never touched", Move: &Move{To: RolledBack}}
 	}
 	if !r.Restored {
-		a := Action{Kind: ApplyBase, Restored: true, Recreate: r.recreates(), Why: fmt.Sprintf("applying revision %d again", r.Base)}
+		a := Action{Kind: ApplyBase, Restored: true, Recreate: r.recreates(), Why: fmt.Sprintf("applying revision %d again%s", r.Base, r.waveText())}
 		if obs.previewsServe() {
 			a.Points = PointsPreview
 		}
@@ -397,6 +403,9 @@ func decideRollingBack(record *Record, r *Rollout, obs Observation, now time.Tim
 	}
 	waiting, ready, recheck := "", true, time.Time{}
 	for _, w := range obs.Workloads {
+		if !r.begun(w.Ref) {
+			continue
+		}
 		if a, ok := replaceStuck(w); ok {
 			return a
 		}
@@ -407,8 +416,12 @@ func decideRollingBack(record *Record, r *Rollout, obs Observation, now time.Tim
 	}
 	deadline := r.StateSince.Add(r.Deadline + r.hookTime(FailureHook))
 	if ready || !now.Before(deadline) {
-		if a, ok := giveBack(obs); ok {
+		if a, ok := giveBack(r, obs); ok {
 			return a
+		}
+		// One that does not get well must not keep the others from it.
+		if r.Wave > 0 {
+			return Action{Kind: Advance, Why: fmt.Sprintf("wave %d of %d is put back", r.Wave+1, len(r.Waves)), Move: &Move{To: RollingBack, Waves: -1}}
 		}
 	}
 	if ready {

@@ -49,7 +49,7 @@ func judgeBatch(r *Rollout, obs Observation, now time.Time) (passed *proof, unti
 	last = true
 	evidence := ""
 	for _, w := range obs.Workloads {
-		if !r.partitioned(w.Ref) || w.Partition == w.OwnPartition {
+		if !r.partitioned(w.Ref) || w.Partition == w.OwnPartition || !r.begun(w.Ref) {
 			continue
 		}
 		last = false
@@ -87,6 +87,9 @@ func (w *Workload) batchEvidence(now time.Time) string {
 // with the canaries of Deployments: their pods are replaced in place.
 func (w *watch) partitionedCanary(r *Rollout, obs Observation) (Action, bool) {
 	for _, ref := range r.Partitioned {
+		if r.waveOf(ref) != r.Wave {
+			continue
+		}
 		stateful := obs.workload(ref)
 		if stateful == nil || !stateful.Exists {
 			return failing(r, ref, health.Verdict{Reason: health.WorkloadMissing, Message: "the stable workload is gone"}), true

@@ -35,6 +35,8 @@ type driver struct {
 	record  *Record
 	version string
 	release *manifest.Release // of the current rollout
+	waves   waveIndex         // of the rollout to the revision indexed
+	indexed int
 	base    *manifest.Release // nil when there is none
 	watch   *observer
 	// sampler looks at metrics while a canary step with gates serves; else nil.

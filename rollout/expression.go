@@ -11,6 +11,7 @@ import (
 	"cel.dev/cel-go/common/types"
 
 	"github.com/tidegate-ci/tidegate/rollout/analysis"
+	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
 
 // expressionCost bounds one evaluation, in CEL's units of work.
@@ -147,6 +148,9 @@ func (r *Rollout) facts(obs Observation, now time.Time) Facts {
 		}
 	}
 	for _, w := range obs.Workloads {
+		if !manifest.IsWorkload(w.Ref) {
+			continue
+		}
 		stable.add(w.Health.Ready, w.Health.Desired, w.Health.Restarts)
 	}
 	facts["health"], facts["stable"] = fresh.facts(), stable.facts()

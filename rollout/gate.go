@@ -51,6 +51,9 @@ func judgeServing(r *Rollout, obs Observation, refs []manifest.Ref, track Track,
 	}
 	if r.State == Canary {
 		for _, ref := range r.Partitioned {
+			if r.waveOf(ref) != r.Wave {
+				continue
+			}
 			w := obs.workload(ref)
 			if w == nil || w.ReadySince.IsZero() {
 				return nil, time.Time{}
@@ -75,10 +78,17 @@ func judgeServing(r *Rollout, obs Observation, refs []manifest.Ref, track Track,
 func judgeWorkloads(r *Rollout, obs Observation, now time.Time) (passed *proof, until time.Time) {
 	var evidence []string
 	for _, w := range obs.Workloads {
+		if !r.begun(w.Ref) {
+			continue
+		}
 		if w.ReadySince.IsZero() {
 			return nil, time.Time{}
 		}
 		until = latest(until, w.bakedAt(r.Bake))
+		if !manifest.IsWorkload(w.Ref) {
+			evidence = append(evidence, fmt.Sprintf("%s %s: %s", w.Ref.Kind, w.Ref.Name, w.Health.Message))
+			continue
+		}
 		evidence = append(evidence, fmt.Sprintf("%s: %d of %d pods available, %d restarts", w.Ref.Name, w.Health.Available, w.Health.Desired, w.Health.Restarts))
 	}
 	if now.Before(until) {

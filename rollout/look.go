@@ -44,6 +44,10 @@ func (o *observer) look(release *manifest.Release, r *Rollout, now time.Time) (O
 	obs := Observation{}
 	for _, u := range release.Objects {
 		ref := manifest.RefOf(u)
+		if manifest.IsCustom(ref) {
+			obs.Workloads = append(obs.Workloads, o.lookAtResource(ref, r, now))
+			continue
+		}
 		if !manifest.IsWorkload(ref) {
 			continue
 		}
@@ -73,7 +77,10 @@ func (o *observer) look(release *manifest.Release, r *Rollout, now time.Time) (O
 				}
 				broken, recheck := oldBroken(s, pods, now)
 				w.OldBroken, w.Health.Recheck = broken, sooner(w.Health.Recheck, recheck)
-				w.New, w.Stuck = health.NewPods(s, pods), o.notGone(stuckPods(s, pods))
+				w.Stuck = o.notGone(stuckPods(s, pods))
+				if r.waveOf(ref) == r.Wave { // those of an earlier wave are no canary's
+					w.New = health.NewPods(s, pods)
+				}
 			}
 		case "DaemonSet":
 			d := o.daemonSet(ref.Name)

@@ -21,7 +21,9 @@ type Observation struct {
 	Leaving int
 }
 
-// Workload is a Deployment, StatefulSet or DaemonSet as it is now.
+// Workload is a Deployment, StatefulSet, DaemonSet or custom resource as it is
+// now. Of the last, all that has to do with pods is zero, but for one that
+// stands for the object itself.
 type Workload struct {
 	Ref    manifest.Ref
 	Exists bool

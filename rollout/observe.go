@@ -36,6 +36,8 @@ type observer struct {
 	services     corelisters.ServiceLister // nil when the rollout switches none
 	records      corelisters.ConfigMapLister
 	groups       []podGroup
+	resources    *resourceWatch
+	rules        ruleCache
 	// scaledObjects are KEDA's, as they were when the observer began.
 	scaledObjects []unstructured.Unstructured
 
@@ -72,7 +74,7 @@ const telling = "reason!=Scheduled,reason!=Pulling,reason!=Pulled,reason!=Create
 func (s *store) observe(ctx context.Context, switches bool, releases ...*manifest.Release) (*observer, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	o := &observer{store: s, wake: make(chan struct{}, 1), written: map[string]metav1.Object{},
-		removed: map[string]string{}, ready: map[string]time.Time{}, admitted: map[string]bool{}, deletedPods: map[string]bool{}}
+		removed: map[string]string{}, ready: map[string]time.Time{}, admitted: map[string]bool{}, deletedPods: map[string]bool{}, rules: ruleCache{}}
 	// Everything is rechecked by events alone, so there is no resync.
 	factory := informers.NewSharedInformerFactoryWithOptions(s.kube, 0, informers.WithNamespace(s.namespace), informers.WithTransform(slim))
 	own := informers.NewSharedInformerFactoryWithOptions(s.kube, 0, informers.WithNamespace(s.namespace),
@@ -115,8 +117,10 @@ func (s *store) observe(ctx context.Context, switches bool, releases ...*manifes
 		watched = append(watched, f.Core().V1().Pods().Informer(), f.Apps().V1().ReplicaSets().Informer())
 		o.groups = append(o.groups, podGroup{selector, f.Core().V1().Pods().Lister(), f.Apps().V1().ReplicaSets().Lister()})
 	}
+	o.resources = newResourceWatch(ctx, s, o.notify)
 	o.stop = func() {
 		cancel()
+		o.resources.stop()
 		for _, f := range factories {
 			f.Shutdown()
 		}
@@ -141,6 +145,10 @@ func (s *store) observe(ctx context.Context, switches bool, releases ...*manifes
 	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
 		o.stop()
 		return nil, fmt.Errorf("watching the namespace %s: %w", s.namespace, context.Cause(ctx))
+	}
+	if err := o.resources.follow(releases...); err != nil {
+		o.stop()
+		return nil, err
 	}
 	return o, nil
 }
@@ -209,6 +217,7 @@ func (o *observer) wrote(u *unstructured.Unstructured) {
 		}
 		object = &corev1.Service{}
 	default:
+		o.wroteResource(u)
 		return
 	}
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, object); err != nil {

@@ -58,7 +58,7 @@ func (s *Strategy) batchSize(n int32) int32 {
 // ordinal and higher are of the new version. The first batch is one pod, which
 // risks least; it never goes below what the workload's own manifest says.
 func (r *Rollout) partition(w Workload) int32 {
-	if w.OldBroken {
+	if w.OldBroken || r.waveOf(w.Ref) < r.Wave { // an earlier wave has been through its batches
 		return w.OwnPartition // waiting for pods that do not get well would block what mends them
 	}
 	replaced := int64(0)

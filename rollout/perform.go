@@ -38,18 +38,20 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 	case BeginHook:
 		r.HookRuns = append(r.HookRuns, HookRun{Hook: a.Hook, Outcome: analysis.Inconclusive, Why: "begins", At: d.clock()})
 	case ApplyNeeded:
-		if err := d.applySet(ctx, d.release, r.Revision, settings{}, d.neededFirst); err != nil {
+		if err := d.applySet(ctx, d.release, r.Revision, settings{}, d.neededNow); err != nil {
 			return err
 		}
 	case ApplyRelease:
-		if err := d.applySet(ctx, d.release, r.Revision, a.settings(), r.unbegun); err != nil {
+		if err := d.applySet(ctx, d.release, r.Revision, a.settings(), d.due); err != nil {
 			return err
 		}
 	case ApplyBase:
-		if err := d.applySet(ctx, d.base, r.Base, a.settings(), nil); err != nil {
+		if err := d.applySet(ctx, d.base, r.Base, a.settings(), d.restored); err != nil {
 			return err
 		}
-		r.Restored, d.record.Stable = true, r.Base
+		if r.Restored = true; r.Wave == 0 {
+			d.record.Stable = r.Base
+		}
 	case ApplyWorkload:
 		release, revision := d.target(), r.Revision
 		if release == d.base {
@@ -112,6 +114,27 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 func (d *driver) neededFirst(ref manifest.Ref) bool {
 	return manifest.NeededByPods(ref) && (d.base == nil || !d.base.Contains(ref))
 }
+
+// index is the waves of the release.
+func (d *driver) index() waveIndex {
+	if r := d.record.Current; d.indexed != r.Revision {
+		d.waves, d.indexed = indexWaves(d.release, r.Reversed), r.Revision
+	}
+	return d.waves
+}
+
+// neededNow tells the same of an object of the present wave.
+func (d *driver) neededNow(ref manifest.Ref) bool {
+	return d.neededFirst(ref) && d.index().due(d.record.Current, ref)
+}
+
+// due tells whether an object is written when the present wave is.
+func (d *driver) due(ref manifest.Ref) bool {
+	return d.index().due(d.record.Current, ref) && d.record.Current.unbegun(ref)
+}
+
+// restored tells whether an object of the base is put back with the present wave.
+func (d *driver) restored(ref manifest.Ref) bool { return d.index().restored(d.record.Current, ref) }
 
 // companionOf makes the companion Deployment that ScaleCanary asks for.
 func (d *driver) companionOf(a Action) (*unstructured.Unstructured, error) {

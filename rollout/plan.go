@@ -35,6 +35,8 @@ type Plan struct {
 type PlannedStep struct {
 	State State `json:"state"`
 	Step  int   `json:"step,omitempty"`
+	// Wave counts from 1; 0 when the release has but one.
+	Wave int `json:"wave,omitempty"`
 	// After is when it begins at the earliest, from the start.
 	After  time.Duration  `json:"after"`
 	What   []string       `json:"what,omitempty"`
@@ -167,8 +169,12 @@ func (p *Plan) rehearse(ctx context.Context, w *writes, obs Observation, start t
 	h.see = func(a Action, at time.Time) error {
 		r := record.Current
 		step := &p.Steps[len(p.Steps)-1]
-		if step.State != r.State || step.Step != r.Step {
-			p.Steps = append(p.Steps, PlannedStep{State: r.State, Step: r.Step, After: at.Sub(start)})
+		wave := 0
+		if len(r.Waves) > 0 {
+			wave = r.Wave + 1
+		}
+		if step.State != r.State || step.Step != r.Step || step.Wave != wave && step.State != Pending {
+			p.Steps = append(p.Steps, PlannedStep{State: r.State, Step: r.Step, Wave: wave, After: at.Sub(start)})
 			step = &p.Steps[len(p.Steps)-1]
 		}
 		if a.Kind != Advance && a.Kind != Mark && a.Kind != Admit {
@@ -246,7 +252,9 @@ func expected(obs Observation, release *manifest.Release) Observation {
 		if w.Exists {
 			continue
 		}
-		w.Replicas = 1
+		if w.Replicas = 1; !manifest.IsWorkload(w.Ref) {
+			continue
+		}
 		if n, ok, err := unstructured.NestedInt64(release.Find(w.Ref).Object, "spec", "replicas"); ok && err == nil {
 			w.Replicas = int32(n)
 		}

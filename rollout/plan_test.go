@@ -113,17 +113,18 @@ func rehearsed(t *testing.T, serving, next *manifest.Release, request Request, r
 	w.bookkeeping(serving == nil, r)
 	obs := Observation{}
 	for _, ref := range next.Refs() {
-		if manifest.IsWorkload(ref) {
-			obs.Workloads = []Workload{{Ref: ref}}
+		if manifest.IsWorkload(ref) || manifest.IsCustom(ref) {
+			obs.Workloads = append(obs.Workloads, Workload{Ref: ref})
 		}
 	}
 	for _, live := range r.Services {
 		obs.Services = append(obs.Services, Service{LiveService: live, Exists: true})
 	}
-	if serving != nil {
-		obs.Workloads[0].Exists, obs.Workloads[0].Release, obs.Workloads[0].Replicas = true, serving.Digest, 10
-		obs.Workloads[0].Hash = "5d59d67564"
-		obs.Workloads[0].Health, obs.Workloads[0].ReadySince = health.Verdict{Status: health.Ready, Desired: 10}, start
+	for i := range obs.Workloads {
+		if w := &obs.Workloads[i]; serving != nil && serving.Contains(w.Ref) {
+			w.Exists, w.Release, w.Replicas, w.Hash = true, serving.Digest, 10, "5d59d67564"
+			w.Health, w.ReadySince = health.Verdict{Status: health.Ready, Desired: 10}, start
+		}
 	}
 	p := &Plan{Target: Target{"shop", "x"}, Revision: r.Revision, Base: r.Base, Release: "sha256:next", Strategy: r.Strategy, Note: r.Note}
 	require.NoError(t, p.rehearse(t.Context(), w, expected(obs, next), start))
@@ -153,8 +154,10 @@ func TestPlansAreGolden(t *testing.T) {
 				{Name: "release", Approval: &ApprovalGate{From: []string{"ops"}}, Steps: []int{2}},
 				{Name: "load", Webhook: &WebhookGate{URL: "https://x/y"}, Advisory: true},
 				{Name: "together", CEL: &CELGate{Pass: `webhooks.load.outcome == "pass"`}}}}}, ""),
-		"canary":  rehearsed(t, first, next, Request{Strategy: canary}, ""),
-		"refused": rehearsed(t, first, next, Request{Strategy: Strategy{Kind: CanaryStrategy, Steps: canary.Steps[:1]}}, "shop-canary"),
+		"waves":        rehearsed(t, first, releaseOf(t, plannedNext+wavesAround), Request{}, ""),
+		"waves-canary": rehearsed(t, first, releaseOf(t, plannedNext+wavesAround), Request{Strategy: Strategy{Kind: CanaryStrategy, Steps: canary.Steps[:1]}}, ""),
+		"canary":       rehearsed(t, first, next, Request{Strategy: canary}, ""),
+		"refused":      rehearsed(t, first, next, Request{Strategy: Strategy{Kind: CanaryStrategy, Steps: canary.Steps[:1]}}, "shop-canary"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.Equal(t, name == "refused", p.Refused())

@@ -111,7 +111,7 @@ func (h *rehearsal) do(a Action) error {
 		r.HookRuns = append(r.HookRuns, HookRun{Hook: a.Hook, Outcome: analysis.Pass, Why: "rehearsed", At: h.now})
 	case ApplyRelease, ApplyWorkload:
 		for i := range h.obs.Workloads {
-			if w := &h.obs.Workloads[i]; a.Kind == ApplyRelease || w.Ref.Same(a.Ref) {
+			if w := &h.obs.Workloads[i]; a.Kind == ApplyRelease && (len(r.Waves) == 0 || r.waveOf(w.Ref) == r.Wave) || w.Ref.Same(a.Ref) {
 				h.written(w, r.Digest, a)
 			}
 		}
@@ -179,6 +179,11 @@ func (h *rehearsal) serves(c *CanaryWorkload) {
 func (h *rehearsal) written(w *Workload, digest string, a Action) {
 	r := h.record.Current
 	moved := !w.Exists || w.Release != digest
+	if !manifest.IsWorkload(w.Ref) {
+		w.Exists, w.Release, w.ReadySince = true, digest, h.now
+		w.Health = health.Verdict{Status: health.Ready, Message: "ready", Desired: 1, Ready: 1, Available: 1}
+		return
+	}
 	if w.Ref.Kind == "Deployment" {
 		w.Hash = digest // as good a name for its pods as any
 	}

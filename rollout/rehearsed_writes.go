@@ -45,13 +45,13 @@ func (w *writes) of(ctx context.Context, a Action) ([]PlannedWrite, error) {
 	r := w.record.Current
 	switch a.Kind {
 	case ApplyNeeded:
-		return w.set(ctx, w.release, r.Revision, settings{}, w.neededFirst)
+		return w.set(ctx, w.release, r.Revision, settings{}, w.neededNow)
 	case ApplyRelease:
-		return w.set(ctx, w.release, r.Revision, a.settings(), r.unbegun)
+		return w.set(ctx, w.release, r.Revision, a.settings(), w.due)
 	case ApplyWorkload:
 		return w.set(ctx, w.release, r.Revision, a.settings(), a.Ref.Same)
 	case ApplyBase:
-		return w.set(ctx, w.base, r.Base, a.settings(), nil)
+		return w.set(ctx, w.base, r.Base, a.settings(), w.restored)
 	case PointService:
 		release, revision := w.release, r.Revision
 		if a.Base {

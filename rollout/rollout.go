@@ -109,6 +109,9 @@ type Request struct {
 	// the longest (0 means DefaultApprovalTimeout); nil means none.
 	Entry        *ApprovalGate
 	EntryTimeout time.Duration
+	// Readiness says when custom resources are ready; without a rule for a kind
+	// its conditions tell.
+	Readiness []Readiness
 	// By, Commit and RunID say who asked, for which commit, in which run. The
 	// same Release with the same RunID continues a rollout that a dead process left.
 	By, Commit, RunID string
@@ -167,6 +170,9 @@ func (r *Request) check() error {
 			return fmt.Errorf("%w: the approval to begin: %w", ErrInvalid, err)
 		}
 	}
+	if err := checkReadiness(r.Readiness); err != nil {
+		return err
+	}
 	for _, job := range r.jobs() {
 		if err := checkSelected(job, r.Release); err != nil {
 			return fmt.Errorf("%w: %w", ErrInvalid, err)
@@ -212,6 +218,8 @@ type Gate struct {
 	Evidence string    `json:"evidence"`
 	By       string    `json:"by,omitempty"`
 	At       time.Time `json:"at"`
+	// Wave that it ended, from 1; 0 when the release has but one.
+	Wave int `json:"wave,omitempty"`
 }
 
 // Failure is why a release was not kept.
@@ -270,6 +278,15 @@ type Rollout struct {
 	// that are switched.
 	Previews []manifest.Ref `json:"previews,omitempty"`
 	Services []LiveService  `json:"services,omitempty"`
+	// Waves are what is waited for in each wave, nil when everything is written at
+	// once; Wave is the present one, from 0, CanaryWave that of the canary.
+	Waves [][]manifest.Ref `json:"waves,omitempty"`
+	Wave  int              `json:"wave,omitempty"`
+	// Reversed tells that the waves are in the opposite order: of a rollback.
+	Reversed   bool `json:"reversed,omitempty"`
+	CanaryWave int  `json:"canaryWave,omitempty"`
+	// Readiness are the rules for custom resources.
+	Readiness []Readiness `json:"readiness,omitempty"`
 	// TakenOver are objects that others made and this release takes over.
 	TakenOver []manifest.Ref `json:"takenOver,omitempty"`
 	// StableTouched is set before the first write to a stable workload.
@@ -358,10 +375,10 @@ func (r *Rollout) Sentence() string {
 		case r.Strategy.Kind == RecreateStrategy:
 			return fmt.Sprintf("revision %d is being recreated: the old pods go before the new ones come, and nothing serves between", r.Revision)
 		case len(r.Partitioned) > 0:
-			return fmt.Sprintf("revision %d is rolling, batch %d", r.Revision, max(r.Step, 1))
+			return fmt.Sprintf("revision %d is rolling, batch %d%s", r.Revision, max(r.Step, 1), r.waveText())
 		}
 	}
-	return fmt.Sprintf("revision %d is %s", r.Revision, r.State)
+	return fmt.Sprintf("revision %d is %s%s", r.Revision, r.State, r.waveText())
 }
 
 func orUnknown(by string) string {

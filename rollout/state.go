@@ -50,7 +50,8 @@ const (
 )
 
 // transitions is the whole of what may follow what. A state that follows itself
-// is the next step of a canary or the next batch: that needs a gate, too.
+// is the next step of a canary or the next batch: that needs a gate, too. From
+// rolling the next wave is applied; going back, the wave before follows.
 var transitions = map[State]map[State]need{
 	Pending:     {Applying: nothing, RollingBack: nothing, Withdrawing: nothing, Failed: nothing},
 	Applying:    {Canary: nothing, Preview: nothing, Rolling: nothing, RollingBack: nothing, Withdrawing: nothing},
@@ -58,9 +59,9 @@ var transitions = map[State]map[State]need{
 	Preview:     {Switched: passedGate, RollingBack: nothing, Withdrawing: nothing},
 	Switched:    {Promoting: passedGate, RollingBack: nothing, Withdrawing: nothing},
 	Promoting:   {Rolling: nothing, RollingBack: nothing, Withdrawing: nothing},
-	Rolling:     {Rolling: passedGate, Finishing: passedGate, RollingBack: nothing, Withdrawing: nothing},
+	Rolling:     {Rolling: passedGate, Applying: passedGate, Finishing: passedGate, RollingBack: nothing, Withdrawing: nothing},
 	Finishing:   {Verified: nothing},
-	RollingBack: {RolledBack: nothing, Failed: nothing, Withdrawing: nothing},
+	RollingBack: {RollingBack: nothing, RolledBack: nothing, Failed: nothing, Withdrawing: nothing},
 	Withdrawing: {Superseded: nothing},
 }
 
@@ -77,6 +78,8 @@ type Move struct {
 	To    State
 	Step  int // of the canary, with To == Canary; counted in blue-green and in batches, too
 	Proof *proof
+	// Waves is how many waves it goes on; -1 goes back by one.
+	Waves int
 
 	Ending  Ending
 	EndedBy string
@@ -92,13 +95,19 @@ func (r *Rollout) move(m Move, now time.Time) error {
 	if asks == passedGate && (m.Proof == nil || !m.Proof.gate.Passed) {
 		return fmt.Errorf("no way from state %s to %s without a gate that passed", r.State, m.To)
 	}
+	if next := r.Wave + m.Waves; m.Waves != 0 && (next < 0 || next >= len(r.Waves)) {
+		return fmt.Errorf("no wave %d: there are %d", next+1, len(r.Waves))
+	}
 	if m.Proof != nil {
+		if len(r.Waves) > 0 {
+			m.Proof.gate.Wave = r.Wave + 1
+		}
 		r.Gates = append(append(r.Gates, m.Proof.metrics...), m.Proof.gate)
 		if extra := len(r.Gates) - maxGates; extra > 0 {
 			r.Gates = slices.Delete(r.Gates, 0, extra)
 		}
 	}
-	r.State, r.Step = m.To, m.Step
+	r.State, r.Step, r.Wave = m.To, m.Step, r.Wave+m.Waves
 	r.Path = append(r.Path, Passage{State: m.To, Step: m.Step, At: now})
 	if extra := len(r.Path) - maxPath; extra > 0 {
 		r.Path = slices.Delete(r.Path, 0, extra)
@@ -113,7 +122,7 @@ func (r *Rollout) move(m Move, now time.Time) error {
 	switch m.To {
 	case Applying:
 		// Recorded before it happens: whoever takes over must know.
-		r.StableTouched = r.Strategy.inPlace()
+		r.StableTouched = r.StableTouched || r.inPlace()
 	case Canary:
 		r.StableTouched = r.StableTouched || len(r.Partitioned) > 0
 	case Promoting:

@@ -25,10 +25,19 @@ func (d *driver) intend() {
 
 // applySet writes the objects of release that which accepts (all, when nil), in order.
 func (d *driver) applySet(ctx context.Context, release *manifest.Release, revision int, s settings, which func(manifest.Ref) bool) error {
+	var definitions []manifest.Ref
 	for _, object := range release.Objects {
 		ref := manifest.RefOf(object)
 		if which != nil && !which(ref) {
 			continue
+		}
+		if isDefinition(ref) {
+			definitions = append(definitions, ref)
+		} else if definitions != nil {
+			if err := d.define(ctx, definitions, release, revision, which); err != nil {
+				return err
+			}
+			definitions = nil
 		}
 		if err := d.mayWrite(ctx); err != nil {
 			return err
@@ -58,6 +67,9 @@ func (d *driver) applySet(ctx context.Context, release *manifest.Release, revisi
 		}
 		d.watch.wrote(written)
 	}
+	if definitions != nil {
+		return d.define(ctx, definitions, release, revision, which)
+	}
 	return nil
 }
 
@@ -84,6 +96,10 @@ func (d *driver) applyWorkload(ctx context.Context, u *unstructured.Unstructured
 	d.watch.wrote(written)
 	return nil
 }
+
+// annotationPolicy set to keep is how charts ask for an object to outlive them:
+// https://helm.sh/docs/howto/charts_tips_and_tricks/#tell-helm-not-to-uninstall-a-resource.
+const annotationPolicy = "helm.sh/resource-policy"
 
 // kept lists kinds that pruning leaves alone: deleting one deletes data, or
 // everything of others inside it.
@@ -133,6 +149,10 @@ func (d *driver) pruneOne(ctx context.Context, ref manifest.Ref) error {
 	}
 	if live.GetLabels()[manifest.LabelApp] != d.app {
 		return nil // someone else's by now
+	}
+	if live.GetAnnotations()[annotationPolicy] == "keep" {
+		d.log.Info("left for a person to delete: its chart says so", zap.Stringer("object", ref))
+		return nil
 	}
 	return d.delete(ctx, ref)
 }

@@ -17,7 +17,7 @@ func newRolloutPlanCommand(f *clusterFlags) *cobra.Command {
 	var release releaseFlags
 	var output string
 	command := &cobra.Command{
-		Use: "plan APP -f FILE…", Short: "Show every step, gate and write of a release, and do none of it",
+		Use: "plan APP -f FILE… | --kustomize DIR | --helm CHART", Short: "Show every step, gate and write of a release, and do none of it",
 		Long: `Plays the release through: every step with the gates that must pass after it,
 how long it takes at least, and every write that would be made, tried by the API
 server's own dry run against the cluster as it is. Values of Secrets are never
@@ -25,6 +25,7 @@ shown. Nothing is changed. It takes the flags of "start".
 
 The exit status is 1 when the API server would refuse something.`,
 		Example: `  tidegate rollout plan shop -f k8s/ -n production
+  tidegate rollout plan shop --kustomize k8s/overlays/production
   tidegate rollout plan shop -f k8s/ --canary 10:1m --canary 50:2m -o json`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: f.complete,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -32,7 +33,7 @@ The exit status is 1 when the API server would refuse something.`,
 			if err != nil {
 				return err
 			}
-			request, err := release.request(cmd.Context(), target, f.by)
+			request, err := release.request(cmd.Context(), controller, target, f.by)
 			if err != nil {
 				return err
 			}
@@ -78,6 +79,9 @@ func printPlan(w io.Writer, p *rollout.Plan) {
 		name := string(step.State)
 		if step.Step > 0 {
 			name = fmt.Sprintf("%s step %d", name, step.Step)
+		}
+		if step.Wave > 0 {
+			name += fmt.Sprintf(" of wave %d", step.Wave)
 		}
 		fmt.Fprintf(w, "\n%s, after %s\n", name, step.After)
 		for _, what := range step.What {

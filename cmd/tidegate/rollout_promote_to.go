@@ -65,7 +65,7 @@ This moves a release between environments; "promote" lets a canary's step pass.`
 				return &exitError{code: exitRefused, err: err}
 			}
 			flags.commit, flags.promoted = verified.Commit, promoted
-			request, err := flags.request(cmd.Context(), target, f.by)
+			request, err := flags.request(cmd.Context(), controller, target, f.by)
 			if err != nil {
 				return err
 			}

@@ -18,15 +18,17 @@ import (
 func newRolloutStartCommand(f *clusterFlags) *cobra.Command {
 	var flags releaseFlags
 	command := &cobra.Command{
-		Use:   "start APP -f FILE…",
+		Use:   "start APP -f FILE… | --kustomize DIR | --helm CHART",
 		Short: "Roll manifests out and wait until they are verified or taken back",
-		Long: `Renders the manifests, pins every image by digest, lets the API server try all
+		Long: `Renders the manifests, the kustomization or the chart, pins every image by digest, lets the API server try all
 of it without changing anything, and then rolls it out: by the workloads' own
 rolling update, or as --strategy says.
 
 Interrupting the command leaves the rollout as it is: "resume" goes on, "abort"
 takes it back. A release of the same application that is under way is superseded.`,
 		Example: `  tidegate rollout start shop -f k8s/ -n production
+  tidegate rollout start shop --kustomize k8s/overlays/production
+  tidegate rollout start shop --helm chart --values values-production.yaml --set replicas=3
   tidegate rollout start shop -f k8s/ --image shop=registry.example.com/shop@sha256:…
   tidegate rollout start shop -f k8s/ --canary 10:1m --canary 50:2m
   tidegate rollout start shop -f k8s/ --strategy blue-green --hold 1m --keep-old 10m
@@ -39,7 +41,7 @@ takes it back. A release of the same application that is under way is superseded
 			if err != nil {
 				return err
 			}
-			request, err := flags.request(cmd.Context(), target, f.by)
+			request, err := flags.request(cmd.Context(), controller, target, f.by)
 			if err != nil {
 				return err
 			}
@@ -68,7 +70,7 @@ func startRelease(cmd *cobra.Command, controller *rollout.Controller, target rol
 
 // releaseFlags say what is rolled out, and how.
 type releaseFlags struct {
-	files          []string
+	from           sourceFlags
 	how            strategyFlags
 	images         map[string]string
 	bake, deadline time.Duration
@@ -82,7 +84,7 @@ type releaseFlags struct {
 
 func (r *releaseFlags) register(command *cobra.Command) {
 	flags := command.Flags()
-	flags.StringArrayVarP(&r.files, "file", "f", nil, "manifest file or directory below the working directory; may be repeated")
+	r.from.register(command)
 	flags.StringToStringVar(&r.images, "image", nil, "NAME=REFERENCE@DIGEST for images that the manifests call NAME")
 	r.how.register(command)
 	flags.DurationVar(&r.bake, "bake", rollout.DefaultBake, "how long new pods must stay good; 0s gives up that safety for speed")
@@ -91,27 +93,37 @@ func (r *releaseFlags) register(command *cobra.Command) {
 	flags.StringVar(&r.commit, "commit", "", "the commit that the manifests are from, for the record")
 	flags.StringVar(&r.override, "override", "", "why it is begun within a freeze window of its environment, for the record")
 	flags.StringVar(&r.gates, "gates", "", "file of gates: and hooks:, as in a pipeline file's deploy, for canary and blue-green")
-	cobra.CheckErr(command.MarkFlagRequired("file"))
 }
 
-// request renders the manifests and makes a request of them.
-func (r *releaseFlags) request(ctx context.Context, target rollout.Target, by string) (rollout.Request, error) {
+// request renders the sources and makes a request of them.
+func (r *releaseFlags) request(ctx context.Context, facts deploy.ClusterFacts, target rollout.Target, by string) (rollout.Request, error) {
 	strategy, err := r.how.strategy()
 	if err != nil {
 		return rollout.Request{}, err
 	}
-	objects, err := manifest.Load(".", r.files)
+	source, fields, rules, err := r.from.source()
 	if err != nil {
+		return rollout.Request{}, err
+	}
+	rendered, err := deploy.RenderRelease(ctx, ".", source, facts, target)
+	if err != nil {
+		if rollout.Unreachable(err) {
+			return rollout.Request{}, rolloutError(err)
+		}
 		return rollout.Request{}, usageErrorf("%w", err)
 	}
-	options := manifest.Options{Namespace: target.Namespace, Images: r.images, Resolver: deploy.Registry{}}
+	options := manifest.Options{Namespace: target.Namespace, Images: r.images, Resolver: deploy.Registry{}, Fields: fields}
 	if r.promoted != nil {
 		options.Images, options.Resolver = nil, r.promoted
 	}
-	release, err := manifest.New(ctx, objects, options)
+	release, err := manifest.New(ctx, rendered.Objects, options)
 	if err == nil && r.promoted != nil {
 		err = r.promoted.Check(release.Objects)
 	}
+	if err != nil {
+		return rollout.Request{}, usageErrorf("%w", err)
+	}
+	hooks, err := deploy.ChartHooks(ctx, rendered.Hooks, options.Images, options.Resolver)
 	if err != nil {
 		return rollout.Request{}, usageErrorf("%w", err)
 	}
@@ -119,7 +131,7 @@ func (r *releaseFlags) request(ctx context.Context, target rollout.Target, by st
 	if r.override != "" {
 		override = by + ": " + r.override
 	}
-	request := rollout.Request{Override: override, App: target.App, Namespace: target.Namespace, Release: release, Strategy: strategy,
+	request := rollout.Request{Hooks: hooks, Readiness: rules, Override: override, App: target.App, Namespace: target.Namespace, Release: release, Strategy: strategy,
 		Bake: &r.bake, Deadline: r.deadline, Force: r.force, By: by, Commit: r.commit}
 	if err := r.addGates(ctx, &request, options); err != nil {
 		return rollout.Request{}, err

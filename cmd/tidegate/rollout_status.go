@@ -188,6 +188,7 @@ func printRecord(w io.Writer, record *rollout.Record, owner string) {
 		row("promoted from", c.From.String())
 	}
 	row("strategy", strategyText(c))
+	row("waves", wavesText(c))
 	row("images", strings.Join(c.Images, ", "))
 	row("note", c.Note)
 	row("freeze overridden", c.Override)
@@ -215,7 +216,12 @@ func printRecord(w io.Writer, record *rollout.Record, owner string) {
 
 func gateText(kind rollout.StrategyKind, gate rollout.Gate) string {
 	what := "workload"
+	if gate.Wave > 0 {
+		what = fmt.Sprintf("wave %d", gate.Wave)
+	}
 	switch {
+	case gate.Kind == rollout.BatchGate && gate.Wave > 0:
+		return fmt.Sprintf("%s, batch %d: passed at %s: %s", what, gate.Step, gate.At.Format(time.TimeOnly), gate.Evidence)
 	case gate.Kind == rollout.BatchGate:
 		return fmt.Sprintf("batch %d: passed at %s: %s", gate.Step, gate.At.Format(time.TimeOnly), gate.Evidence)
 	case kind == rollout.BlueGreenStrategy && gate.Step == 1:
@@ -245,6 +251,19 @@ func orSomeone(by string) string {
 		return "someone unknown"
 	}
 	return by
+}
+
+// wavesText lists what is waited for in each wave.
+func wavesText(r *rollout.Rollout) string {
+	var waves []string
+	for _, wave := range r.Waves {
+		var names []string
+		for _, ref := range wave {
+			names = append(names, ref.Kind+"/"+ref.Name)
+		}
+		waves = append(waves, strings.Join(names, ", "))
+	}
+	return strings.Join(waves, "; then ")
 }
 
 // strategyText tells how the release is moved, and what that uses besides it.

@@ -37,6 +37,8 @@ func TestExamplesRun(t *testing.T) {
 		"statefulset": {app: "store", status: "batch 2: passed"},
 		"canary": {app: "shop", status: "step 1, metric latency: passed", beside: watched, reason: "MetricFailed",
 			broken: func(code string) string { return strings.Replace(code, "failEvery = 0", "failEvery = 4", 1) }},
+		"helm":      {app: "shop", status: "the data is as v2 needs it"},
+		"kustomize": {app: "shop", status: "wave 2, health: passed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -23,6 +23,10 @@ const (
 	// AnnotationVersioned set to "false" on a ConfigMap or Secret keeps its
 	// name as written, for objects that something outside reads by name.
 	AnnotationVersioned = "tidegate.dev/versioned"
+	// AnnotationWave is the number of an object's wave, AnnotationAfter names what
+	// it comes after ("deployment/db, Database/main"); see Waves.
+	AnnotationWave  = "tidegate.dev/wave"
+	AnnotationAfter = "tidegate.dev/after"
 	// AnnotationBaseName on a versioned ConfigMap or Secret is its name in the file.
 	AnnotationBaseName = "tidegate.dev/base-name"
 )
@@ -93,6 +97,19 @@ func IsWorkload(r Ref) bool {
 	}
 	return r.Kind == "Deployment" || r.Kind == "StatefulSet" || r.Kind == "DaemonSet"
 }
+
+// builtInGroups are those of Kubernetes itself; others under k8s.io, such as
+// gateway.networking.k8s.io, are of custom resources.
+var builtInGroups = map[string]bool{
+	"": true, "apps": true, "batch": true, "autoscaling": true, "policy": true, "extensions": true,
+	"admissionregistration.k8s.io": true, "apiextensions.k8s.io": true, "apiregistration.k8s.io": true, "authentication.k8s.io": true,
+	"authorization.k8s.io": true, "certificates.k8s.io": true, "coordination.k8s.io": true, "discovery.k8s.io": true, "events.k8s.io": true,
+	"flowcontrol.apiserver.k8s.io": true, "internal.apiserver.k8s.io": true, "networking.k8s.io": true, "node.k8s.io": true,
+	"rbac.authorization.k8s.io": true, "resource.k8s.io": true, "scheduling.k8s.io": true, "storage.k8s.io": true, "storagemigration.k8s.io": true,
+}
+
+// IsCustom tells whether objects of this kind are custom resources.
+func IsCustom(r Ref) bool { return !builtInGroups[r.GroupVersionKind().Group] }
 
 // NeededByPods tells whether pods may need such an object to start, while its
 // mere existence changes nothing for others: a canary gets these before it runs.

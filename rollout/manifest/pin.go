@@ -20,8 +20,9 @@ type Resolver interface {
 // the run built are in built: by the repository as the pipeline file writes it
 // ("shop") or in full ("registry.example.com/shop"), to a full reference with
 // digest. Images already pinned stay. All others are asked of resolver; nil
-// keeps them as they are written only if they carry a digest.
-func Pin(ctx context.Context, objects []*unstructured.Unstructured, built map[string]string, resolver Resolver) error {
+// keeps them as they are written only if they carry a digest. fields name
+// images that are not in pods.
+func Pin(ctx context.Context, objects []*unstructured.Unstructured, built map[string]string, resolver Resolver, fields ...ImageField) error {
 	known, err := builtImages(built)
 	if err != nil {
 		return err
@@ -61,7 +62,13 @@ func Pin(ctx context.Context, objects []*unstructured.Unstructured, built map[st
 			return err
 		}
 	}
-	return nil
+	return pinFields(objects, fields, func(u *unstructured.Unstructured, image string) (string, error) {
+		pinned, err := pinOne(ctx, image, known, resolved, resolver)
+		if err != nil {
+			return "", fmt.Errorf("%s: image %q: %w", RefOf(u), image, err)
+		}
+		return pinned, nil
+	})
 }
 
 func builtImages(built map[string]string) (map[string]string, error) {
@@ -122,7 +129,7 @@ func strip(reference string) string {
 	return reference
 }
 
-// Images lists the images of a set, each once, in order of appearance.
+// Images lists the images of the pods of a set, each once, in order of appearance.
 func Images(objects []*unstructured.Unstructured) []string {
 	var images []string
 	seen := map[string]bool{}

@@ -32,6 +32,8 @@ type Options struct {
 	Images map[string]string
 	// Resolver finds digests of images that the run did not build; see Pin.
 	Resolver Resolver
+	// Fields are images outside pods; see Pin.
+	Fields []ImageField
 }
 
 // clusterScoped lists built-in kinds without a namespace, so that rendering
@@ -62,13 +64,16 @@ func New(ctx context.Context, objects []*unstructured.Unstructured, options Opti
 		}
 		seen[ref] = true
 	}
-	if err := Pin(ctx, objects, options.Images, options.Resolver); err != nil {
+	if err := Pin(ctx, objects, options.Images, options.Resolver, options.Fields...); err != nil {
 		return nil, err
 	}
 	if err := Version(objects); err != nil {
 		return nil, err
 	}
-	return FromObjects(objects)
+	if _, err := Waves(objects); err != nil {
+		return nil, err
+	}
+	return FromObjects(WithoutOrigin(objects...))
 }
 
 // FromObjects makes a release of objects as they are, sorted.

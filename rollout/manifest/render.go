@@ -48,7 +48,7 @@ func Load(root string, paths []string) ([]*unstructured.Unstructured, error) {
 			return nil, fmt.Errorf("manifests: more than %d files", MaxFiles)
 		}
 		for _, name := range names {
-			content, err := readBounded(base, name)
+			content, err := ReadFile(base, name)
 			if err != nil {
 				return nil, err
 			}
@@ -101,7 +101,9 @@ func list(base *os.Root, path string) ([]string, error) {
 	return names, nil
 }
 
-func readBounded(base *os.Root, name string) ([]byte, error) {
+// ReadFile reads a file below base, which is not left, and no more than
+// MaxFileBytes of it.
+func ReadFile(base *os.Root, name string) ([]byte, error) {
 	file, err := base.Open(name)
 	if err != nil {
 		return nil, fmt.Errorf("manifests: %w", err)
@@ -145,11 +147,20 @@ func Parse(file string, content []byte) ([]*unstructured.Unstructured, error) {
 		if err != nil {
 			return nil, err
 		}
+		for _, u := range taken {
+			setOrigin(u, originOf(file, doc))
+		}
 		if objects = append(objects, taken...); len(objects) > MaxObjects {
 			return nil, fmt.Errorf("%s: more than %d objects", where, MaxObjects)
 		}
 	}
 	return objects, nil
+}
+
+// Accept takes an object that was made elsewhere as if it stood in a file;
+// where names its place in errors. A List gives its items.
+func Accept(where string, object map[string]any) ([]*unstructured.Unstructured, error) {
+	return take(where, object, 0)
 }
 
 func take(where string, m map[string]any, level int) ([]*unstructured.Unstructured, error) {

@@ -171,7 +171,7 @@ func (k *Kind) requests(ctx context.Context, attempt pipeline.Attempt, places []
 	images := k.images(attempt, promoted)
 	var requests []rollout.Request
 	for _, at := range places {
-		request, err := k.request(ctx, attempt, at.namespace, images)
+		request, err := k.request(ctx, attempt, at.controller, at.namespace, images)
 		if err != nil {
 			return nil, err
 		}
@@ -192,14 +192,14 @@ func target(attempt pipeline.Attempt, namespace string) (_ rollout.Target, runID
 		attempt.RunID + "/" + attempt.Stage.ID + "/" + strconv.Itoa(attempt.Number)
 }
 
-func (k *Kind) request(ctx context.Context, attempt pipeline.Attempt, namespace string, images imageSources) (rollout.Request, error) {
+func (k *Kind) request(ctx context.Context, attempt pipeline.Attempt, facts ClusterFacts, namespace string, images imageSources) (rollout.Request, error) {
 	spec := attempt.Stage.Deploy
 	target, runID := target(attempt, namespace)
-	objects, err := manifest.Load(attempt.Workspace, spec.Manifests)
+	rendered, err := RenderRelease(ctx, attempt.Workspace, source(spec), facts, target)
 	if err != nil {
-		return rollout.Request{}, &pipeline.Error{Cause: pipeline.CauseInvalid, Err: err}
+		return rollout.Request{}, unrendered(ctx, err)
 	}
-	release, err := manifest.New(ctx, objects, manifest.Options{Namespace: namespace, Images: images.built, Resolver: images.resolver})
+	release, err := manifest.New(ctx, rendered.Objects, manifest.Options{Namespace: namespace, Images: images.built, Resolver: images.resolver, Fields: imageFields(spec.Images)})
 	if err != nil {
 		cause := pipeline.CauseInvalid
 		if ctx.Err() != nil {
@@ -215,8 +215,12 @@ func (k *Kind) request(ctx context.Context, attempt pipeline.Attempt, namespace 
 	if err != nil {
 		return rollout.Request{}, err
 	}
+	charts, err := ChartHooks(ctx, rendered.Hooks, images.built, images.forJobs)
+	if err != nil {
+		return rollout.Request{}, unrendered(ctx, err)
+	}
 	return rollout.Request{
-		Hooks: around, Freeze: k.options.Environments[spec.Environment].windows(), Window: k.options.Environments[spec.Environment].rollbacks(), App: target.App, Namespace: namespace, Release: release, Strategy: how, Bake: spec.Bake, Deadline: spec.Deadline,
+		Hooks: append(around, charts...), Readiness: readiness(spec.Readiness), Freeze: k.options.Environments[spec.Environment].windows(), Window: k.options.Environments[spec.Environment].rollbacks(), App: target.App, Namespace: namespace, Release: release, Strategy: how, Bake: spec.Bake, Deadline: spec.Deadline,
 		By: attempt.Event.Actor, Commit: attempt.Event.Commit, RunID: runID, Source: sourceOf(attempt.Event), OnRollback: rollout.OnRollback(spec.OnRollback), Override: k.override(attempt.Event),
 	}, nil
 }

@@ -82,7 +82,8 @@ func AddGates(ctx context.Context, request *rollout.Request, from pipeline.Gates
 	if request.Strategy.Checks, err = checks(ctx, root, from.Gates, images); err != nil {
 		return err
 	}
-	request.Hooks, err = hooks(ctx, root, from.Hooks, images)
+	around, err := hooks(ctx, root, from.Hooks, images)
+	request.Hooks = append(around, request.Hooks...)
 	return err
 }
 
@@ -96,7 +97,7 @@ func job(ctx context.Context, workspace string, images imageSources, file string
 	if len(objects) != 1 || objects[0].GetKind() != "Job" {
 		return nil, pipeline.Fail(pipeline.CauseInvalid, "%s: it must hold one Job, and holds %d objects, the first a %s", file, len(objects), objects[0].GetKind())
 	}
-	if err := manifest.Pin(ctx, objects, images.built, images.forJobs); err != nil {
+	if err := manifest.Pin(ctx, manifest.WithoutOrigin(objects...), images.built, images.forJobs); err != nil {
 		cause := pipeline.CauseInvalid
 		if ctx.Err() != nil {
 			cause = pipeline.CauseCancelled

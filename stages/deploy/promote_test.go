@@ -20,10 +20,10 @@ func TestPromotedReleaseTakesNothingElse(t *testing.T) {
 	p, err := newPromotion([]string{proven}, from)
 	require.NoError(t, err)
 	a := attempt(t, pod) // whose run has built a shop of its own
-	request, err := k.request(t.Context(), a, "n", k.images(a, p))
+	request, err := k.request(t.Context(), a, nil, "n", k.images(a, p))
 	require.NoError(t, err)
 	require.Equal(t, []string{proven}, manifest.Images(request.Release.Objects))
-	_, err = k.request(t.Context(), attempt(t, strings.Replace(pod, "image: shop", "image: other", 1)), "n", k.images(a, p))
+	_, err = k.request(t.Context(), attempt(t, strings.Replace(pod, "image: shop", "image: other", 1)), nil, "n", k.images(a, p))
 	require.Equal(t, pipeline.CauseInvalid, pipeline.CauseOf(err))
 	require.ErrorContains(t, err, "environment staging")
 

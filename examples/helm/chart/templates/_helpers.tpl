@@ -1,0 +1,3 @@
+{{- define "shop.selector" -}}
+app: {{ .Release.Name }}
+{{- end -}}

@@ -1,0 +1,3 @@
+module example.com/helm
+
+go 1.26
