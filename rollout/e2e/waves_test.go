@@ -153,7 +153,7 @@ func (c *cellar) says(plural, name string, status map[string]any) {
 	require.NoError(c, err)
 }
 
-func condition(kind, status, message string) map[string]any {
+func saying(kind, status, message string) map[string]any {
 	return map[string]any{"conditions": []any{map[string]any{"type": kind, "status": status, "reason": "AsTheTestSays", "message": message}}}
 }
 
@@ -220,9 +220,9 @@ func TestWavesOfCustomResources(t *testing.T) {
 	keepers, _, err := unstructured.NestedSlice(deep.Object, "spec", "keepers")
 	require.NoError(t, err)
 	require.Equal(t, []any{map[string]any{"image": v1}}, keepers, "pinned, though it is in no pod")
-	c.says("cellars", "deep", condition("Ready", "False", "digging"))
+	c.says("cellars", "deep", saying("Ready", "False", "digging"))
 	c.absent("barrels", "oak")
-	c.says("cellars", "deep", condition("Ready", "True", "dug"))
+	c.says("cellars", "deep", saying("Ready", "True", "dug"))
 	c.awaits("barrels", "oak", field("litres", 100))
 	c.absent("deployments", "shop")
 	c.says("barrels", "oak", map[string]any{"phase": "filling"})
@@ -246,7 +246,7 @@ func TestWavesOfCustomResources(t *testing.T) {
 	put("k8s/shop.yaml", cellarRelease, "DEGREES", "13", "LITRES", "200", "IMAGE", v2)
 	second := release()
 	c.awaits("cellars", "deep", field("degrees", 13))
-	c.says("cellars", "deep", condition("Ready", "True", "dug deeper"))
+	c.says("cellars", "deep", saying("Ready", "True", "dug deeper"))
 	c.awaits("barrels", "oak", field("litres", 200))
 	c.says("barrels", "oak", map[string]any{"phase": "leaking"})
 	c.awaits("barrels", "oak", field("litres", 100))
@@ -255,7 +255,7 @@ func TestWavesOfCustomResources(t *testing.T) {
 	require.True(t, field("degrees", 13)(deep), "the first wave waits for the second to be well again")
 	c.says("barrels", "oak", map[string]any{"phase": "full"})
 	c.awaits("cellars", "deep", field("degrees", 12))
-	c.says("cellars", "deep", condition("Ready", "True", "filled up again"))
+	c.says("cellars", "deep", saying("Ready", "True", "filled up again"))
 	result = <-second
 	require.Error(t, result.err, result.out)
 	record, _, err = c.controller().Status(c.ctx, c.target())
