@@ -17,19 +17,17 @@ import (
 // release sends traffic to, else at their first one, else without a port.
 func (o *observer) addresses(release *manifest.Release, names []string) []string {
 	var found []string
-	for _, group := range o.groups {
-		for _, name := range names {
-			pod, err := group.pods.Pods(o.store.namespace).Get(name)
-			if err != nil || pod.Status.PodIP == "" {
-				continue
-			}
-			address := pod.Status.PodIP
-			if port := servingPort(release, pod); port != 0 {
-				address = net.JoinHostPort(address, strconv.Itoa(int(port)))
-			}
-			if !slices.Contains(found, address) {
-				found = append(found, address)
-			}
+	for _, name := range names {
+		pod, err := o.pods.Pods(o.store.namespace).Get(name)
+		if err != nil || pod.Status.PodIP == "" {
+			continue
+		}
+		address := pod.Status.PodIP
+		if port := servingPort(release, pod); port != 0 {
+			address = net.JoinHostPort(address, strconv.Itoa(int(port)))
+		}
+		if !slices.Contains(found, address) {
+			found = append(found, address)
 		}
 	}
 	return found

@@ -248,12 +248,15 @@ type finding struct {
 	managers []string
 }
 
-// dryRun asks the API server about one object of a release.
-func (c *clients) dryRun(ctx context.Context, app string, u *unstructured.Unstructured, force bool) (finding, error) {
+// dryRun asks the API server about one object of a release. An object that is
+// known to be the application's own is not read.
+func (c *clients) dryRun(ctx context.Context, app string, u *unstructured.Unstructured, force, own bool) (_ finding, err error) {
 	ref := manifest.RefOf(u)
-	live, err := c.get(ctx, ref)
-	if err != nil {
-		return finding{}, err
+	var live *unstructured.Unstructured
+	if !own {
+		if live, err = c.get(ctx, ref); err != nil {
+			return finding{}, err
+		}
 	}
 	f := finding{live: live}
 	if live != nil {

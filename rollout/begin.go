@@ -27,6 +27,15 @@ const dryRuns = 8
 func (d *driver) begin(ctx context.Context, request Request, note string) error {
 	record := d.record
 	r := request.rollout(d.clock())
+	// What will be watched anyway answers some questions without a request.
+	watch, err := d.observe(ctx, false, request.Release)
+	if err != nil {
+		return err
+	}
+	if d.watch != nil {
+		d.watch.stop()
+	}
+	d.watch = watch
 	findings, err := d.tryAll(ctx, request)
 	if errors.Is(err, ErrRejected) {
 		return errors.Join(err, d.recordRejected(ctx, r, err))
@@ -47,8 +56,9 @@ func (d *driver) begin(ctx context.Context, request Request, note string) error 
 			return err
 		}
 	}
-	d.base = nil
-	if record.Verified != 0 {
+	if record.Verified == 0 {
+		d.base = nil
+	} else if d.base == nil || d.base.Digest != record.digest(record.Verified) {
 		if d.base, err = d.store.release(ctx, record.Verified); err != nil {
 			return err
 		}
@@ -105,9 +115,11 @@ func (d *driver) enter(ctx context.Context, r *Rollout) error {
 	if !r.State.Final() {
 		d.record.note("", r.Started)
 	}
-	if err := d.create(ctx); err != nil {
-		return err
+	if d.version == "" {
+		d.record.Fence = 1
 	}
+	d.postpone() // until the first object is written, or it has to wait for that
+	d.due = true
 	d.told = ""
 	if r.Note != "" {
 		d.progress(Progress{Time: r.Started, Revision: r.Revision, State: r.State, Message: r.Note})
@@ -143,9 +155,12 @@ func (d *driver) recordRejected(ctx context.Context, r *Rollout, cause error) er
 // not held to definitions that the release changes: define tries them later.
 func (d *driver) tryAll(ctx context.Context, request Request) ([]finding, error) {
 	brings := broughtBy(request.Release)
-	scaled, err := d.scaledWorkloads(ctx, request.Release)
-	if err != nil {
-		return nil, err
+	scaled := func(ref manifest.Ref) bool { return manifest.IsWorkload(ref) && d.watch.scaled(ref, request.Release) }
+	if d.watch == nil {
+		var err error
+		if scaled, err = d.scaledWorkloads(ctx, request.Release); err != nil {
+			return nil, err
+		}
 	}
 	findings := make([]finding, len(request.Release.Objects))
 	var mu sync.Mutex
@@ -164,7 +179,7 @@ func (d *driver) tryAll(ctx context.Context, request Request) ([]finding, error)
 					return fmt.Errorf("%w: %w", ErrRejected, err)
 				}
 			}
-			f, err := d.dryRun(bounded, d.app, u, request.Force)
+			f, err := d.dryRun(bounded, d.app, u, request.Force, d.watch != nil && d.watch.owns(ref))
 			findings[i] = f
 			if errors.Is(err, errNotAccepted) && brings.kind(ref) {
 				return nil

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -31,10 +32,11 @@ type Cluster struct {
 // FieldManager is the name under which Tidegate owns fields.
 const FieldManager = "tidegate"
 
-// Client-side limits: the API server's own fairness does the rest.
+// Client-side limits, high enough for hundreds of rollouts at once: the API
+// server's own fairness does the rest.
 const (
-	clientQPS   = 100
-	clientBurst = 200
+	clientQPS   = 400
+	clientBurst = 800
 	callTimeout = 15 * time.Second
 )
 
@@ -44,6 +46,11 @@ type clients struct {
 	dynamic dynamic.Interface
 	mapper  meta.ResettableRESTMapper
 	log     *zap.Logger
+	// watchers are what rollouts of one namespace share.
+	watchers *watchers
+	recent   *recent
+	// leases counts those that this process holds.
+	leases *atomic.Int64
 	// patience is how long an API server that does not answer is waited for.
 	patience time.Duration
 }
@@ -63,7 +70,7 @@ func newClients(cluster Cluster, log *zap.Logger, patience time.Duration) (*clie
 	if err != nil {
 		return nil, fmt.Errorf("making a client for the cluster: %w", err)
 	}
-	return &clients{kube: kube, dynamic: dyn, log: log, patience: patience,
+	return &clients{kube: kube, dynamic: dyn, log: log, patience: patience, leases: &atomic.Int64{}, recent: &recent{known: map[Target]*remembered{}}, watchers: &watchers{kube: kube, shared: map[watchedKey]*watcher{}},
 		mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(kube.Discovery()))}, nil
 }
 

@@ -4,9 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"time"
 
@@ -33,6 +33,10 @@ type Options struct {
 	// PrivateWebhooks lets webhook gates reach private networks and this machine;
 	// otherwise the public internet only.
 	PrivateWebhooks bool
+	// Reacted is told, before a write, how long ago what it answers was seen; for
+	// measurements. Time in which the driver waited for an earlier write does not
+	// count. Nil: nobody is told.
+	Reacted func(time.Duration)
 	// Member tells whether a person belongs to a group that an approval names; nil: never.
 	Member func(user, group string) bool
 	// Receivers are told of every transition. Nil leaves those that the record
@@ -47,6 +51,7 @@ type Controller struct {
 	notify  func(Record)
 	reach   func(netip.Addr) bool
 	member  func(user, group string) bool
+	reacted func(time.Duration)
 
 	receivers []Receiver
 }
@@ -70,7 +75,8 @@ func New(cluster Cluster, options Options) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Controller{clients: clients, clock: options.Clock, notify: options.Notify, reach: netguard.Public, member: options.Member, receivers: options.Receivers}
+	c := &Controller{clients: clients, clock: options.Clock, notify: options.Notify, reach: netguard.Public, member: options.Member,
+		reacted: options.Reacted, receivers: options.Receivers}
 	if options.PrivateWebhooks {
 		c.reach = netguard.Inside
 	}
@@ -109,17 +115,32 @@ func (c *Controller) Start(ctx context.Context, request Request, progress func(P
 	if err := request.check(); err != nil {
 		return Result{}, err
 	}
-	s := c.store(Target{request.App, request.Namespace})
-	if err := c.ensureNamespace(ctx, request); err != nil {
-		return Result{}, err
+	result, err := c.start(ctx, request, progress)
+	if errors.Is(err, errForgotten) {
+		result, err = c.start(ctx, request, progress)
 	}
+	return result, err
+}
+
+func (c *Controller) start(ctx context.Context, request Request, progress func(Progress)) (Result, error) {
+	s := c.store(Target{request.App, request.Namespace})
 	supersede := func(record *Record) *Command {
 		if sameWork(record.Current, request) {
 			return nil
 		}
 		return &Command{ID: newID(), Kind: CommandSupersede, Revision: record.Current.Revision, By: request.describe(), At: c.clock()}
 	}
-	d, err := c.own(ctx, s, supersede, progress)
+	var err error
+	d := c.ownAgain(ctx, s, progress)
+	if d == nil {
+		d, err = c.own(ctx, s, supersede, progress)
+	}
+	if apierrors.IsNotFound(err) { // there is no such namespace
+		if err := c.ensureNamespace(ctx, request); err != nil {
+			return Result{}, err
+		}
+		d, err = c.own(ctx, s, supersede, progress)
+	}
 	if err != nil {
 		return Result{}, err
 	}
@@ -230,7 +251,7 @@ func (c *Controller) Status(ctx context.Context, target Target) (*Record, string
 	}
 	now := c.clock()
 	owner := heldBy(object, now, now)
-	if owner != "" && now.Sub(object.Spec.RenewTime.Time) > leaseTTL {
+	if owner != "" && now.Sub(object.Spec.RenewTime.Time) > timeToLive(object) {
 		owner = ""
 	}
 	return record, owner, nil
@@ -279,11 +300,7 @@ func newID() string {
 // own makes this process the owner of the application. While another holds the
 // lease it is given the command that ask makes for a live rollout.
 func (c *Controller) own(ctx context.Context, s *store, ask func(*Record) *Command, progress func(Progress)) (*driver, error) {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
-	}
-	identity := fmt.Sprintf("%s-%d-%s", host, os.Getpid(), newID())
+	identity := identity()
 	seen, version, asked := s.sighting.at, s.sighting.version, 0
 	for {
 		object, err := s.getLease(ctx)
@@ -328,7 +345,7 @@ func (c *Controller) own(ctx context.Context, s *store, ask func(*Record) *Comma
 			}
 			asked = record.Current.Revision
 		}
-		if err := s.awaitLease(ctx, object, seen.Add(leaseTTL).Sub(now)); err != nil {
+		if err := s.awaitLease(ctx, object, seen.Add(timeToLive(object)).Sub(now)); err != nil {
 			return nil, err
 		}
 	}
@@ -358,7 +375,7 @@ func (s *store) awaitLease(ctx context.Context, object *coordinationv1.Lease, mo
 
 // owned writes down that this process owns the application from now on.
 func (c *Controller) owned(ctx context.Context, s *store, before, taken *coordinationv1.Lease, identity string, progress func(Progress)) (*driver, error) {
-	d := &driver{store: s, lease: s.holdLease(taken, identity, c.clock), clock: c.clock, progress: progress, notify: c.notify, reach: c.reach, member: c.member, receivers: c.receivers}
+	d := c.driver(s, taken, identity, progress)
 	var err error
 	if d.record, d.version, err = s.load(ctx); err == nil && d.version != "" {
 		if d.record.Live() && before != nil && before.Spec.RenewTime != nil {
@@ -378,10 +395,21 @@ func (c *Controller) owned(ctx context.Context, s *store, before, taken *coordin
 		d.close()
 		return nil, fmt.Errorf("taking over %s: %w", s.app, err)
 	}
+	d.saved(d.version)
+	c.subscribe(d)
+	return d, nil
+}
+
+func (c *Controller) driver(s *store, taken *coordinationv1.Lease, identity string, progress func(Progress)) *driver {
+	return &driver{store: s, lease: s.holdLease(taken, identity, c.clock), clock: c.clock, progress: progress, notify: c.notify,
+		reach: c.reach, member: c.member, reacted: c.reacted, receivers: c.receivers}
+}
+
+// subscribe makes the controller's receivers those that the record tells.
+func (c *Controller) subscribe(d *driver) {
 	if c.receivers != nil && !d.record.subscribed(namesOf(c.receivers)) {
 		d.record.subscribe(namesOf(c.receivers), newID)
 	}
-	return d, nil
 }
 
 // close gives the application up.
@@ -399,9 +427,11 @@ func (d *driver) close() {
 		d.watch.stop()
 	}
 	d.lastPost()
-	if err := d.lease.release(); err != nil {
+	lease, err := d.lease.release()
+	if err != nil {
 		d.log.Warn("the lease stays until it expires", zap.Error(err))
 	}
+	d.remember(lease)
 }
 
 // finishCurrent drives the current rollout until it has ended or done says so.
@@ -416,18 +446,21 @@ func (d *driver) finishCurrent(ctx context.Context, done func(*Record) bool) err
 			return err
 		}
 	}
-	d.base = nil
-	if r.Base != 0 {
+	if r.Base == 0 {
+		d.base = nil
+	} else if d.base == nil || d.base.Digest != d.record.digest(r.Base) {
 		if d.base, err = d.store.release(ctx, r.Base); err != nil {
 			return err
 		}
 	}
-	if d.watch != nil {
-		d.watch.stop()
-	}
-	if d.watch, err = d.observe(ctx, len(r.Services) > 0, d.release, d.base); err != nil {
+	watch, err := d.observe(ctx, len(r.Services) > 0, d.release, d.base)
+	if err != nil {
 		return err
 	}
+	if d.watch != nil { // only now, so that informers which both use go on
+		d.watch.stop()
+	}
+	d.watch = watch
 	return d.run(ctx, done)
 }
 

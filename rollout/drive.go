@@ -55,6 +55,16 @@ type driver struct {
 	receivers []Receiver
 	couriers  *couriers
 	unsaved   bool
+	// reacted is told how long ago what a write answers was seen; may be nil.
+	reacted func(time.Duration)
+	// owed is since when the record has changes that are not written; zero: none.
+	owed time.Time
+	// due tells that what is owed is to be written before anything is waited for.
+	due bool
+	// unread tells that the record was remembered and not written since.
+	unread bool
+	// kept are the revisions in the record's history as it was written last.
+	kept map[int]bool
 }
 
 // target is the release whose workloads are looked at.
@@ -68,6 +78,7 @@ func (d *driver) target() *manifest.Release {
 // run goes on until the rollout has ended, ctx ends, or done says so. Ending
 // ctx leaves everything as it is, for whoever comes next.
 func (d *driver) run(ctx context.Context, done func(*Record) bool) error {
+	var seen time.Time // what the next write answers
 	for {
 		if err := d.mayWrite(ctx); err != nil {
 			return err
@@ -76,18 +87,24 @@ func (d *driver) run(ctx context.Context, done func(*Record) bool) error {
 			return err
 		}
 		now := d.clock()
+		if since := d.watch.unseen(); seen.IsZero() {
+			seen = since
+		}
 		obs, err := d.watch.look(d.target(), d.record.Current, now)
 		if err != nil {
 			return err
 		}
-		d.post()
+		if d.owed.IsZero() { // only what no crash can take back is told
+			d.post()
+		}
 		d.sample(ctx, obs)
-		seen := d.collect()
-		seen = d.probe(ctx, obs) || seen
-		if d.tendHooks(ctx) || seen {
+		learned := d.collect()
+		learned = d.probe(ctx, obs) || learned
+		if d.tendHooks(ctx) || learned || d.overdue() {
 			if err := d.save(ctx); err != nil {
 				return err
 			}
+			seen = time.Time{}
 		}
 		action := Decide(d.record, obs, now)
 		d.tell(action, now)
@@ -95,15 +112,28 @@ func (d *driver) run(ctx context.Context, done func(*Record) bool) error {
 			return nil
 		}
 		if action.Kind == Wait {
+			seen = time.Time{}
+			if d.due {
+				if err := d.flush(ctx); err != nil {
+					return err
+				}
+			}
 			if err := d.wait(ctx, action.Until, now); err != nil {
 				return err
 			}
 			continue
 		}
+		if d.reacted != nil && action.Kind.writes() && !seen.IsZero() {
+			d.reacted(time.Since(seen))
+		}
 		if err := d.perform(ctx, action); err != nil {
 			if err := d.cannot(ctx, action, err); err != nil {
 				return err
 			}
+		}
+		if action.Kind.writes() || d.owed.IsZero() { // it has asked the API server
+			seen = time.Time{}
+			d.watch.back()
 		}
 	}
 }
@@ -126,6 +156,9 @@ func (d *driver) wait(ctx context.Context, until, now time.Time) error {
 	wait := leaseRenew
 	if !until.IsZero() {
 		wait = min(max(until.Sub(now), 0), wait)
+	}
+	if !d.owed.IsZero() {
+		wait = min(max(postponed-time.Since(d.owed), 0), wait)
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -170,14 +203,20 @@ func (d *driver) mayWrite(ctx context.Context) error {
 
 // refresh takes over what others wrote into the record: a command.
 func (d *driver) refresh() error {
-	seen, version := d.watch.record()
-	if seen == nil || version == d.version || !newer(version, d.version) {
+	seen, version := d.watch.record(d.version)
+	if seen == nil {
 		return nil
 	}
 	return d.merge(seen, version)
 }
 
 func (d *driver) merge(seen *Record, version string) error {
+	if d.unread {
+		if version == d.version {
+			return nil
+		}
+		return d.misled()
+	}
 	if seen.Fence != d.record.Fence {
 		return &lostError{owner: "a later one"}
 	}
@@ -206,8 +245,12 @@ func (d *driver) save(ctx context.Context) error {
 			first = false
 			version, err := d.store.save(ctx, d.record, d.version)
 			if err == nil {
-				d.version, d.unsaved = version, false
+				d.saved(version)
+				d.unsaved = false
 				return nil
+			}
+			if d.unread && (apierrors.IsConflict(err) || apierrors.IsNotFound(err)) {
+				return d.misled()
 			}
 			if !apierrors.IsConflict(err) {
 				return err

@@ -13,13 +13,29 @@ import (
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
 
-// An owner renews its lease every leaseRenew; when it could not for leaseStop,
-// it stops writing, which is before others may take it, after leaseTTL.
+// An owner renews its lease after 3/10 of its time to live; when it could not
+// for 7/10, it stops writing, which is before others may take it. The time to
+// live is leaseTTL for a few leases, and more while a process holds many, so
+// that renewals stay some requests a second. It is written into the lease.
 const (
-	leaseTTL   = 10 * time.Second
-	leaseRenew = 3 * time.Second
-	leaseStop  = 7 * time.Second
+	leaseTTL     = 10 * time.Second
+	leaseMostTTL = 50 * time.Second
+	leaseRenew   = leaseTTL * 3 / 10
+	leasesAtOnce = 20 // for which leaseTTL holds
 )
+
+// leaseTime is the time to live of each of held leases of one process.
+func leaseTime(held int64) time.Duration {
+	return leaseTTL * time.Duration(min(max((held+leasesAtOnce-1)/leasesAtOnce, 1), int64(leaseMostTTL/leaseTTL)))
+}
+
+// timeToLive is that of a lease as it says itself, within bounds.
+func timeToLive(object *coordinationv1.Lease) time.Duration {
+	if object == nil || object.Spec.LeaseDurationSeconds == nil {
+		return leaseTTL
+	}
+	return min(max(time.Duration(*object.Spec.LeaseDurationSeconds)*time.Second, leaseTTL), leaseMostTTL)
+}
 
 // lease is the right to act on one application, held as a
 // coordination.k8s.io Lease. Every change to it is checked by resourceVersion.
@@ -50,11 +66,11 @@ func heldBy(object *coordinationv1.Lease, seen, now time.Time) string {
 	if object == nil || object.Spec.HolderIdentity == nil || *object.Spec.HolderIdentity == "" {
 		return ""
 	}
-	if now.Sub(seen) >= leaseTTL {
+	if now.Sub(seen) >= timeToLive(object) {
 		return ""
 	}
 	// Long dead by any clock: no need to watch it die.
-	if at := object.Spec.RenewTime; at != nil && now.Sub(at.Time) > 6*leaseTTL {
+	if at := object.Spec.RenewTime; at != nil && now.Sub(at.Time) > 6*timeToLive(object) {
 		return ""
 	}
 	return *object.Spec.HolderIdentity
@@ -75,7 +91,7 @@ func (s *store) getLease(ctx context.Context) (*coordinationv1.Lease, error) {
 // take tries once to make identity the holder. It returns the time the last
 // holder renewed (zero when there was none).
 func (s *store) take(ctx context.Context, object *coordinationv1.Lease, identity string, now time.Time) (*coordinationv1.Lease, error) {
-	seconds := int32(leaseTTL / time.Second)
+	seconds := int32(leaseTime(s.leases.Load()+1) / time.Second)
 	at := metav1.NewMicroTime(now)
 	if object == nil {
 		return s.kube.CoordinationV1().Leases(s.namespace).Create(ctx, &coordinationv1.Lease{
@@ -98,27 +114,41 @@ func (s *store) take(ctx context.Context, object *coordinationv1.Lease, identity
 func (s *store) holdLease(object *coordinationv1.Lease, identity string, clock func() time.Time) *lease {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &lease{store: s, identity: identity, clock: clock, object: object, renewed: time.Now(), stop: cancel, done: make(chan struct{})}
+	s.leases.Add(1)
 	go func() {
 		defer close(l.done)
+		defer s.leases.Add(-1)
 		l.renew(ctx)
 	}()
 	return l
 }
 
 func (l *lease) renew(ctx context.Context) {
-	ticker := time.NewTicker(leaseRenew)
-	defer ticker.Stop()
+	timer := time.NewTimer(l.pace())
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
-			l.renewOnce(ctx)
+		case <-timer.C:
+			if l.renewOnce(ctx) {
+				timer.Reset(l.pace())
+			} else {
+				timer.Reset(leaseRenew)
+			}
 		}
 	}
 }
 
-func (l *lease) renewOnce(ctx context.Context) {
+// pace is how long after a renewal the next is due.
+func (l *lease) pace() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return timeToLive(l.object) * 3 / 10
+}
+
+// renewOnce tells whether the lease was renewed.
+func (l *lease) renewOnce(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, leaseRenew)
 	defer cancel()
 	l.mu.Lock()
@@ -126,7 +156,8 @@ func (l *lease) renewOnce(ctx context.Context) {
 	l.mu.Unlock()
 	before := time.Now()
 	at := metav1.NewMicroTime(l.clock())
-	object.Spec.RenewTime = &at
+	seconds := int32(leaseTime(l.leases.Load()) / time.Second)
+	object.Spec.RenewTime, object.Spec.LeaseDurationSeconds = &at, &seconds
 	written, err := l.kube.CoordinationV1().Leases(l.namespace).Update(ctx, object, metav1.UpdateOptions{FieldManager: FieldManager})
 	if apierrors.IsConflict(err) {
 		// Ours, if an answer got lost; someone else's otherwise.
@@ -139,21 +170,22 @@ func (l *lease) renewOnce(ctx context.Context) {
 			l.mu.Lock()
 			l.lost = &lostError{owner: holder}
 			l.mu.Unlock()
-			return
+			return false
 		}
 	}
 	if apierrors.IsNotFound(err) {
 		l.mu.Lock()
 		l.lost = &lostError{owner: "nobody: the lease was deleted"}
 		l.mu.Unlock()
-		return
+		return false
 	}
 	if err != nil {
-		return // the next tick tries again
+		return false // the next time tries again
 	}
 	l.mu.Lock()
 	l.object, l.renewed = written, before
 	l.mu.Unlock()
+	return true
 }
 
 // held returns nil while this process may write. away is for how long the lease
@@ -164,29 +196,33 @@ func (l *lease) held() (away time.Duration, err error) {
 	if l.lost != nil {
 		return 0, l.lost
 	}
-	if since := time.Since(l.renewed); since > leaseStop {
+	if since := time.Since(l.renewed); since > timeToLive(l.object)*7/10 {
 		return since, nil
 	}
 	return 0, nil
 }
 
-// release gives the lease up, so that the next owner need not wait.
-func (l *lease) release() error {
+// release gives the lease up, so that the next owner need not wait, and returns
+// it as it is then; nil when it was lost.
+func (l *lease) release() (*coordinationv1.Lease, error) {
 	l.stop()
 	<-l.done
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lost != nil {
-		return nil
+		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), leaseRenew)
 	defer cancel()
 	nobody, at := "", metav1.NewMicroTime(l.clock())
 	object := l.object.DeepCopy()
 	object.Spec.HolderIdentity, object.Spec.RenewTime = &nobody, &at
-	_, err := l.kube.CoordinationV1().Leases(l.namespace).Update(ctx, object, metav1.UpdateOptions{FieldManager: FieldManager})
-	if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("giving up the lease of %s: %w", l.app, err)
+	written, err := l.kube.CoordinationV1().Leases(l.namespace).Update(ctx, object, metav1.UpdateOptions{FieldManager: FieldManager})
+	switch {
+	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("giving up the lease of %s: %w", l.app, err)
 	}
-	return nil
+	return written, nil
 }

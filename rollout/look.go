@@ -9,7 +9,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/tidegate-ci/tidegate/rollout/health"
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
@@ -19,22 +18,17 @@ import (
 func (o *observer) look(release *manifest.Release, r *Rollout, now time.Time) (Observation, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	var pods []*corev1.Pod
-	var sets []*appsv1.ReplicaSet
-	for _, group := range o.groups {
-		p, err := group.pods.Pods(o.store.namespace).List(labels.Everything())
-		if err != nil {
-			return Observation{}, fmt.Errorf("listing pods: %w", err)
-		}
-		s, err := group.replicaSets.ReplicaSets(o.store.namespace).List(labels.Everything())
-		if err != nil {
-			return Observation{}, fmt.Errorf("listing ReplicaSets: %w", err)
-		}
-		pods, sets = append(pods, p...), append(sets, s...)
-	}
-	events, err := o.events.Events(o.store.namespace).List(labels.Everything())
+	pods, err := selected[*corev1.Pod](o, o.podCache)
 	if err != nil {
-		return Observation{}, fmt.Errorf("listing events: %w", err)
+		return Observation{}, fmt.Errorf("listing pods: %w", err)
+	}
+	sets, err := selected[*appsv1.ReplicaSet](o, o.setCache)
+	if err != nil {
+		return Observation{}, fmt.Errorf("listing ReplicaSets: %w", err)
+	}
+	events, err := o.eventsAbout(pods, release)
+	if err != nil {
+		return Observation{}, err
 	}
 	tolerance := health.DefaultTolerance
 	tolerance.Since = r.Started

@@ -6,14 +6,16 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/informers"
 	appslisters "k8s.io/client-go/listers/apps/v1"
 	autoscalinglisters "k8s.io/client-go/listers/autoscaling/v2"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -22,8 +24,9 @@ import (
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
 
-// observer watches what one rollout depends on. It is fed by informers alone:
-// after the first list it makes no request.
+// observer watches what one rollout depends on. It is fed by informers alone,
+// which it shares with the other rollouts of its namespace: after the first
+// list it makes no request.
 type observer struct {
 	store *store
 	wake  chan struct{} // coalesced: something changed
@@ -32,14 +35,21 @@ type observer struct {
 	statefulSets appslisters.StatefulSetLister
 	daemonSets   appslisters.DaemonSetLister
 	autoscalers  autoscalinglisters.HorizontalPodAutoscalerLister
-	events       corelisters.EventLister
+	pods         corelisters.PodLister
 	services     corelisters.ServiceLister // nil when the rollout switches none
 	records      corelisters.ConfigMapLister
-	groups       []podGroup
-	resources    *resourceWatch
-	rules        ruleCache
+	podCache     cache.Indexer
+	setCache     cache.Indexer // of ReplicaSets
+	events       cache.Indexer
+	// groups and names are whose pods, and which objects, matter to the rollout.
+	groups    []podGroup
+	names     map[string]bool
+	resources *resourceWatch
+	rules     ruleCache
 	// scaledObjects are KEDA's, as they were when the observer began.
 	scaledObjects []unstructured.Unstructured
+
+	changed atomic.Pointer[time.Time] // since when something changed that was not looked at
 
 	mu sync.Mutex
 	// written are objects that this process wrote and its caches may not show
@@ -56,96 +66,77 @@ type observer struct {
 	stop func()
 }
 
-// podGroup caches the pods and ReplicaSets of one selector.
+// podGroup selects the pods and ReplicaSets of workloads.
 type podGroup struct {
-	selector    string
-	pods        corelisters.PodLister
-	replicaSets appslisters.ReplicaSetLister
+	selector labels.Selector
+	// labels are the "key=value" that each of them must have; any is a way to find them.
+	labels []string
 }
 
-// telling selects the events that say why something does not go on. They are of
-// many kinds and of several programs, autoscalers among them, so that those which
-// accompany every pod that does well are left out instead.
-const telling = "reason!=Scheduled,reason!=Pulling,reason!=Pulled,reason!=Created,reason!=Started,reason!=Killing," +
-	"reason!=SuccessfulCreate,reason!=SuccessfulDelete,reason!=ScalingReplicaSet,reason!=Unhealthy,reason!=BackOff"
-
-// observe starts the informers for the workloads of releases, and with switches
-// those for Services, and returns when their first lists are in.
+// observe begins to watch the workloads of releases, and with switches Services,
+// and returns when their first lists are in.
 func (s *store) observe(ctx context.Context, switches bool, releases ...*manifest.Release) (*observer, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	o := &observer{store: s, wake: make(chan struct{}, 1), written: map[string]metav1.Object{},
+	o := &observer{store: s, wake: make(chan struct{}, 1), names: map[string]bool{}, written: map[string]metav1.Object{},
 		removed: map[string]string{}, ready: map[string]time.Time{}, admitted: map[string]bool{}, deletedPods: map[string]bool{}, rules: ruleCache{}}
-	// Everything is rechecked by events alone, so there is no resync.
-	factory := informers.NewSharedInformerFactoryWithOptions(s.kube, 0, informers.WithNamespace(s.namespace), informers.WithTransform(slim))
-	own := informers.NewSharedInformerFactoryWithOptions(s.kube, 0, informers.WithNamespace(s.namespace),
-		informers.WithTweakListOptions(func(options *metav1.ListOptions) { options.FieldSelector = "metadata.name=" + s.name() }))
-	warnings := informers.NewSharedInformerFactoryWithOptions(s.kube, 0, informers.WithNamespace(s.namespace), informers.WithTransform(slim),
-		informers.WithTweakListOptions(func(options *metav1.ListOptions) {
-			options.FieldSelector = telling
-		}))
-	factories := []informers.SharedInformerFactory{factory, own, warnings}
-	watched := []cache.SharedIndexInformer{
-		factory.Apps().V1().Deployments().Informer(), factory.Autoscaling().V2().HorizontalPodAutoscalers().Informer(),
-		own.Core().V1().ConfigMaps().Informer(), warnings.Core().V1().Events().Informer(),
-	}
-	o.deployments = factory.Apps().V1().Deployments().Lister()
-	o.autoscalers = factory.Autoscaling().V2().HorizontalPodAutoscalers().Lister()
-	o.records = own.Core().V1().ConfigMaps().Lister()
-	o.events = warnings.Core().V1().Events().Lister()
 	kinds := map[string]bool{}
-	selectors, err := podSelectors(releases, kinds)
-	if err != nil {
-		cancel()
+	var err error
+	if o.groups, err = podGroups(releases, kinds); err != nil {
 		return nil, err
 	}
+	for _, release := range releases {
+		if release == nil {
+			continue
+		}
+		for _, ref := range release.Refs() {
+			o.names[ref.Name] = true
+		}
+	}
+	var used []*watcher
+	o.stop = sync.OnceFunc(func() { s.watchers.leave(o, used) })
+	cacheOf := func(kind watchedKind) cache.Indexer {
+		if err != nil {
+			return nil
+		}
+		var shared *watcher
+		if shared, err = s.watchers.use(o, kind); err != nil {
+			return nil
+		}
+		used = append(used, shared)
+		return shared.informer.GetIndexer()
+	}
+	o.podCache = cacheOf(watchPods)
+	o.pods = corelisters.NewPodLister(o.podCache)
+	o.setCache = cacheOf(watchReplicaSets)
+	o.events = cacheOf(watchEvents)
+	o.deployments = appslisters.NewDeploymentLister(cacheOf(watchDeployments))
+	o.autoscalers = autoscalinglisters.NewHorizontalPodAutoscalerLister(cacheOf(watchAutoscalers))
+	o.records = corelisters.NewConfigMapLister(cacheOf(watchRecords))
 	if kinds["StatefulSet"] {
-		watched = append(watched, factory.Apps().V1().StatefulSets().Informer())
-		o.statefulSets = factory.Apps().V1().StatefulSets().Lister()
+		o.statefulSets = appslisters.NewStatefulSetLister(cacheOf(watchStatefulSets))
 	}
 	if kinds["DaemonSet"] {
-		watched = append(watched, factory.Apps().V1().DaemonSets().Informer())
-		o.daemonSets = factory.Apps().V1().DaemonSets().Lister()
+		o.daemonSets = appslisters.NewDaemonSetLister(cacheOf(watchDaemonSets))
 	}
 	if switches {
-		watched = append(watched, factory.Core().V1().Services().Informer())
-		o.services = factory.Core().V1().Services().Lister()
+		o.services = corelisters.NewServiceLister(cacheOf(watchServices))
 	}
-	for _, selector := range selectors {
-		f := informers.NewSharedInformerFactoryWithOptions(s.kube, 0, informers.WithNamespace(s.namespace), informers.WithTransform(slim),
-			informers.WithTweakListOptions(func(options *metav1.ListOptions) { options.LabelSelector = selector }))
-		factories = append(factories, f)
-		watched = append(watched, f.Core().V1().Pods().Informer(), f.Apps().V1().ReplicaSets().Informer())
-		o.groups = append(o.groups, podGroup{selector, f.Core().V1().Pods().Lister(), f.Apps().V1().ReplicaSets().Lister()})
+	if err == nil {
+		o.scaledObjects, err = s.scaledObjects(ctx)
 	}
-	o.resources = newResourceWatch(ctx, s, o.notify)
-	o.stop = func() {
-		cancel()
-		o.resources.stop()
-		for _, f := range factories {
-			f.Shutdown()
-		}
+	if err == nil {
+		err = await(ctx, used)
 	}
-	var synced []cache.InformerSynced
-	for _, informer := range watched {
-		registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc: func(any) { o.notify() }, UpdateFunc: func(any, any) { o.notify() }, DeleteFunc: func(any) { o.notify() }})
-		if err != nil {
-			o.stop()
-			return nil, fmt.Errorf("watching the namespace %s: %w", s.namespace, err)
-		}
-		synced = append(synced, registration.HasSynced)
-	}
-	for _, f := range factories {
-		f.Start(ctx.Done())
-	}
-	if o.scaledObjects, err = s.scaledObjects(ctx); err != nil {
+	if err != nil {
 		o.stop()
 		return nil, err
 	}
-	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
-		o.stop()
-		return nil, fmt.Errorf("watching the namespace %s: %w", s.namespace, context.Cause(ctx))
-	}
+	ctx, cancel := context.WithCancel(ctx)
+	o.resources = newResourceWatch(ctx, s, o.notify)
+	o.stop = sync.OnceFunc(func() {
+		cancel()
+		o.resources.stop()
+		s.watchers.leave(o, used)
+	})
 	if err := o.resources.follow(releases...); err != nil {
 		o.stop()
 		return nil, err
@@ -153,16 +144,118 @@ func (s *store) observe(ctx context.Context, switches bool, releases ...*manifes
 	return o, nil
 }
 
-// slim drops what nothing reads: most of an object's bytes.
-func slim(object any) (any, error) {
-	if accessor, ok := object.(metav1.Object); ok {
-		accessor.SetManagedFields(nil)
+// concerns tells whether a change of an object may matter to this rollout. In a
+// namespace with hundreds of rollouts almost none does.
+func (o *observer) concerns(object any) bool {
+	switch object := object.(type) {
+	case *corev1.Pod:
+		return o.selects(object.Labels)
+	case *appsv1.ReplicaSet:
+		return o.selects(object.Labels)
+	case *corev1.Event:
+		if object.InvolvedObject.Kind != "Pod" {
+			return o.names[object.InvolvedObject.Name]
+		}
+		// An event that is here before its pod is seen when the pod comes.
+		pod, err := o.pods.Pods(object.InvolvedObject.Namespace).Get(object.InvolvedObject.Name)
+		return err == nil && o.selects(pod.Labels)
+	case *autoscalingv2.HorizontalPodAutoscaler:
+		return o.names[object.Spec.ScaleTargetRef.Name]
+	case *corev1.ConfigMap:
+		return object.Name == o.store.name()
+	case metav1.Object:
+		return object.GetLabels()[manifest.LabelApp] == o.store.app || o.names[object.GetName()]
 	}
-	return object, nil
+	return true
 }
 
-func podSelectors(releases []*manifest.Release, kinds map[string]bool) ([]string, error) {
-	var selectors []string
+func (o *observer) selects(set map[string]string) bool {
+	return slices.ContainsFunc(o.groups, func(g podGroup) bool { return g.selector.Matches(labels.Set(set)) })
+}
+
+// selected lists what a cache holds of the groups.
+func selected[T metav1.Object](o *observer, from cache.Indexer) ([]T, error) {
+	var found []T
+	for i, group := range o.groups {
+		candidates, err := group.candidates(from)
+		if err != nil {
+			return nil, err
+		}
+		for _, candidate := range candidates {
+			object, ok := candidate.(T)
+			if !ok || !group.selector.Matches(labels.Set(object.GetLabels())) ||
+				slices.ContainsFunc(o.groups[:i], func(g podGroup) bool { return g.selector.Matches(labels.Set(object.GetLabels())) }) {
+				continue
+			}
+			found = append(found, object)
+		}
+	}
+	return found, nil
+}
+
+// candidates are what may belong to the group: the fewest that share one of its
+// labels, or everything when it asks for no certain one.
+func (g podGroup) candidates(from cache.Indexer) ([]any, error) {
+	if len(g.labels) == 0 {
+		return from.List(), nil
+	}
+	best, fewest := g.labels[0], -1
+	for _, label := range g.labels {
+		if len(g.labels) == 1 {
+			break
+		}
+		keys, err := from.IndexKeys(byLabel, label)
+		if err != nil {
+			return nil, fmt.Errorf("looking up %s: %w", label, err)
+		}
+		if fewest < 0 || len(keys) < fewest {
+			best, fewest = label, len(keys)
+		}
+	}
+	found, err := from.ByIndex(byLabel, best)
+	if err != nil {
+		return nil, fmt.Errorf("looking up %s: %w", best, err)
+	}
+	return found, nil
+}
+
+// eventsAbout lists the events that are kept about pods and those that control them.
+func (o *observer) eventsAbout(pods []*corev1.Pod, release *manifest.Release) ([]*corev1.Event, error) {
+	var about []string
+	for _, pod := range pods {
+		about = append(about, string(pod.UID))
+	}
+	for _, ref := range release.Refs() {
+		switch {
+		case !manifest.IsWorkload(ref):
+		case ref.Kind == "StatefulSet":
+			if s := o.statefulSet(ref.Name); s != nil {
+				about = append(about, string(s.UID))
+			}
+		case ref.Kind == "DaemonSet":
+			if d := o.daemonSet(ref.Name); d != nil {
+				about = append(about, string(d.UID))
+			}
+		}
+	}
+	var events []*corev1.Event
+	for _, uid := range about {
+		found, err := o.events.ByIndex(byInvolved, uid)
+		if err != nil {
+			return nil, fmt.Errorf("looking up events: %w", err)
+		}
+		for _, object := range found {
+			if event, ok := object.(*corev1.Event); ok {
+				events = append(events, event)
+			}
+		}
+	}
+	return events, nil
+}
+
+// podGroups are those of the workloads of releases, whose kinds it notes.
+func podGroups(releases []*manifest.Release, kinds map[string]bool) ([]podGroup, error) {
+	var groups []podGroup
 	for _, release := range releases {
 		if release == nil {
 			continue
@@ -185,18 +278,46 @@ func podSelectors(releases []*manifest.Release, kinds map[string]bool) ([]string
 			if err != nil {
 				return nil, fmt.Errorf("%w: %s: spec.selector: %w", ErrInvalid, ref, err)
 			}
-			if text := parsed.String(); !slices.Contains(selectors, text) {
-				selectors = append(selectors, text)
+			if slices.ContainsFunc(groups, func(g podGroup) bool { return g.selector.String() == parsed.String() }) {
+				continue
 			}
+			group := podGroup{selector: parsed}
+			requirements, _ := parsed.Requirements()
+			for _, requirement := range requirements {
+				if value, exact := parsed.RequiresExactMatch(requirement.Key()); exact {
+					group.labels = append(group.labels, requirement.Key()+"="+value)
+				}
+			}
+			groups = append(groups, group)
 		}
 	}
-	return selectors, nil
+	return groups, nil
 }
 
 func (o *observer) notify() {
+	now := time.Now()
+	o.changed.CompareAndSwap(nil, &now)
 	select {
 	case o.wake <- struct{}{}:
 	default:
+	}
+}
+
+// unseen tells since when something has changed that was not looked at, zero
+// when nothing has, and takes it for looked at.
+func (o *observer) unseen() time.Time {
+	if since := o.changed.Swap(nil); since != nil {
+		return *since
+	}
+	return time.Time{}
+}
+
+// back notes that the driver was busy until now: what has changed meanwhile
+// could not be answered sooner.
+func (o *observer) back() {
+	if since := o.changed.Load(); since != nil {
+		now := time.Now()
+		o.changed.CompareAndSwap(since, &now)
 	}
 }
 
@@ -287,6 +408,16 @@ func newer(a, b string) bool {
 	return errA != nil || errB != nil || x >= y
 }
 
+// owns tells whether the cache shows an object as the application's; false when
+// it is not known.
+func (o *observer) owns(ref manifest.Ref) bool {
+	if ref.Kind != "Deployment" || !manifest.IsWorkload(ref) || ref.Namespace != o.store.namespace {
+		return false
+	}
+	d, err := o.deployments.Deployments(ref.Namespace).Get(ref.Name)
+	return err == nil && d.DeletionTimestamp == nil && d.Labels[manifest.LabelApp] == o.store.app
+}
+
 // canaryRefs lists workloads that may have a canary: those of the plan, and all
 // Deployments of the release, since an older rollout may have left one.
 func (r *Rollout) canaryRefs(release *manifest.Release) []manifest.Ref {
@@ -299,11 +430,11 @@ func (r *Rollout) canaryRefs(release *manifest.Release) []manifest.Ref {
 	return refs
 }
 
-// record returns the record as the cluster shows it, with its version; nil when
-// the cache does not have it.
-func (o *observer) record() (*Record, string) {
+// record returns the record as the cluster shows it if it is newer than version,
+// with its own; nil when it is not, or the cache does not have it.
+func (o *observer) record(version string) (*Record, string) {
 	object, err := o.records.ConfigMaps(o.store.namespace).Get(o.store.name())
-	if err != nil {
+	if err != nil || object.ResourceVersion == version || !newer(object.ResourceVersion, version) {
 		return nil, ""
 	}
 	record, err := decodeRecord(object)

@@ -20,6 +20,11 @@ import (
 // perform carries out one action and records it.
 func (d *driver) perform(ctx context.Context, a Action) error {
 	r := d.record.Current
+	if a.Kind.writes() {
+		if err := d.flush(ctx); err != nil {
+			return err
+		}
+	}
 	switch a.Kind {
 	case Obey:
 		state := r.State
@@ -27,7 +32,7 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 		if err := d.record.obey(d.clock()); err != nil {
 			return err
 		}
-		return d.recorded(ctx, state)
+		return d.recorded(ctx, state, false)
 	case Mark:
 		if a.Ready {
 			r.StepReadyAt = d.clock()
@@ -92,7 +97,9 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 		d.watch.deleted(a.Track.Name(a.Ref.Name))
 		return nil
 	case Prune:
-		d.prune(ctx)
+		if err := d.prune(ctx); err != nil {
+			return err
+		}
 	case Advance:
 		if f := a.Move.Failure; f != nil && f.Container != nil {
 			f.Log = d.lastLines(ctx, f.Container)
@@ -106,8 +113,9 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 		if err := d.record.advance(*a.Move, d.clock()); err != nil {
 			return err
 		}
+		d.due = true
 	}
-	return d.recorded(ctx, state)
+	return d.recorded(ctx, state, a.Kind != BeginHook)
 }
 
 // neededFirst tells whether an object is applied before a companion runs.
@@ -146,11 +154,19 @@ func (d *driver) companionOf(a Action) (*unstructured.Unstructured, error) {
 }
 
 // recorded saves the record and, when a state ended, tells those who want to know.
-func (d *driver) recorded(ctx context.Context, before State) error {
+// What may wait is written together with what follows; see postpone.
+func (d *driver) recorded(ctx context.Context, before State, mayWait bool) error {
+	now := d.record.Current.State
+	turned := now != before && (now.Final() || now == RollingBack)
+	if mayWait && !turned {
+		d.postpone()
+		return nil
+	}
+	known := d.kept
 	if err := d.save(ctx); err != nil {
 		return err
 	}
-	if now := d.record.Current.State; now != before && (now.Final() || now == RollingBack) {
+	if turned {
 		d.notify(*d.record)
 	}
 	if r := d.record.Current; r.State.Final() && r.runsJobs() {
@@ -159,7 +175,7 @@ func (d *driver) recorded(ctx context.Context, before State) error {
 		}
 	}
 	if d.record.Current.State.Final() {
-		if err := d.pruneReleases(ctx, d.record); err != nil {
+		if err := d.pruneReleases(ctx, d.record, forgotten(known, d.record)); err != nil {
 			d.log.Warn("old manifests stay for now", zap.String("app", d.app), zap.Error(err))
 		}
 	}
@@ -185,7 +201,7 @@ func (d *driver) cannot(ctx context.Context, a Action, cause error) error {
 	if err := d.record.advance(move, d.clock()); err != nil {
 		return err
 	}
-	return d.recorded(ctx, before)
+	return d.recorded(ctx, before, false)
 }
 
 // ApplyRefused says that the API server refused a write that its dry run had accepted.

@@ -16,8 +16,11 @@ import (
 )
 
 const (
-	namePrefix    = "tidegate-"
-	labelRecord   = "tidegate.dev/record"
+	namePrefix  = "tidegate-"
+	labelRecord = "tidegate.dev/record"
+	// labelLive marks the records of rollouts that someone drives or a command
+	// waits in, so that those of idle applications need not be watched.
+	labelLive     = "tidegate.dev/live"
 	recordKey     = "record.json"
 	manifestsKey  = "manifests.json.gz"
 	jobsKey       = "jobs.json.gz"
@@ -81,6 +84,9 @@ func (s *store) save(ctx context.Context, record *Record, version string) (strin
 		ObjectMeta: metav1.ObjectMeta{Name: s.name(), Namespace: s.namespace, ResourceVersion: version,
 			Labels: map[string]string{manifest.LabelApp: s.app, labelRecord: "true"}},
 		Data: map[string]string{recordKey: string(encoded)},
+	}
+	if record.Live() || record.Command != nil {
+		object.Labels[labelLive] = "true"
 	}
 	options := metav1.UpdateOptions{FieldManager: FieldManager}
 	var written *corev1.ConfigMap
@@ -179,8 +185,21 @@ func (s *store) releaseWithJobs(ctx context.Context, revision int) (release *man
 	return release, jobs, err
 }
 
-// pruneReleases deletes manifests of revisions that the record has forgotten.
-func (s *store) pruneReleases(ctx context.Context, record *Record) error {
+// pruneReleases deletes the manifests of revisions that the record has just
+// forgotten; and now and then looks for those that a process left which died
+// before it could.
+func (s *store) pruneReleases(ctx context.Context, record *Record, gone []int) error {
+	if record.Revisions%MaxHistory != 0 {
+		for _, revision := range gone {
+			err := s.retry(ctx, fmt.Sprintf("deleting the manifests of revision %d", revision), func(ctx context.Context) error {
+				return ignoreNotFound(s.kube.CoreV1().Secrets(s.namespace).Delete(ctx, s.releaseName(revision), metav1.DeleteOptions{}))
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	return s.retry(ctx, "deleting manifests of old revisions", func(ctx context.Context) error {
 		secrets, err := s.kube.CoreV1().Secrets(s.namespace).List(ctx, metav1.ListOptions{
 			LabelSelector: manifest.LabelApp + "=" + s.app + "," + labelRecord + "=true", ResourceVersion: "0"})

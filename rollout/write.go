@@ -109,12 +109,17 @@ var kept = map[string]bool{"Namespace": true, "CustomResourceDefinition": true, 
 // one before it needs: the one before keeps its configuration, since
 // ReplicaSets that may be asked back by hand name it. What cannot be deleted
 // now stays in the inventory for the next time.
-func (d *driver) prune(ctx context.Context) {
+func (d *driver) prune(ctx context.Context) error {
 	serving, previous := d.release, d.base
 	if d.record.Current.State == RollingBack {
 		serving, previous = d.base, nil
 	}
 	inventory, needless := prunable(d.record.Inventory, serving, previous)
+	if len(needless) > 0 {
+		if err := d.flush(ctx); err != nil {
+			return err
+		}
+	}
 	for _, ref := range needless {
 		if kept[ref.Kind] {
 			d.log.Info("left for a person to delete: it may hold data", zap.Stringer("object", ref))
@@ -126,6 +131,7 @@ func (d *driver) prune(ctx context.Context) {
 		}
 	}
 	d.record.Inventory = inventory
+	return nil
 }
 
 // prunable parts an inventory into what the serving release or the
