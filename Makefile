@@ -17,10 +17,13 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 # Without internal/component and e2e: the one links all of Kubernetes, the other runs it.
+# What rollouts are compared with, and KWOK for nodes that this machine has no room for.
+ROLLOUT_PEERS := $(BIN)/rollouts-controller $(BIN)/flagger $(BIN)/kwok
+
 CLUSTER_TESTS := ./build/... $(patsubst deploy/cluster/%,./%,$(filter-out %/component,$(wildcard deploy/cluster/internal/*)))
 
 .DEFAULT_GOAL := help
-.PHONY: help packages build cluster-build cluster-up cluster-down demo test test-unit test-e2e peers bench bench-build lint clean
+.PHONY: help packages build cluster-build cluster-up cluster-down demo test test-unit test-e2e peers peers-rollout bench bench-build bench-rollout lint clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +73,19 @@ $(PEERS): internal/peers/go.mod internal/peers/go.sum
 
 bench-build: packages build peers ## The image builder against BuildKit and Buildah (ROWS=regexp selects)
 	./.ci/bench-build -run '$(ROWS)'
+
+peers-rollout: $(ROLLOUT_PEERS) ## Compile what rollouts are compared with (minutes the first time)
+
+$(BIN)/rollouts-controller: internal/peers/argo/go.mod internal/peers/argo/go.sum
+$(BIN)/flagger: internal/peers/flagger/go.mod internal/peers/flagger/go.sum
+$(BIN)/kwok: internal/peers/kwok/go.mod internal/peers/kwok/go.sum
+$(ROLLOUT_PEERS):
+	@mkdir -p $(BIN)
+	cd $(<D) && go build -ldflags '-s -w' -o ../../../$@ tool
+	@touch $@
+
+bench-rollout: packages build cluster-build peers-rollout ## Rollouts against Deployments, Argo Rollouts, Flagger (ROWS=regexp selects)
+	./.ci/bench-rollout -run '$(ROWS)'
 
 lint: ## gofmt, vet, golangci-lint; govulncheck where its data can be reached
 	./.ci/lint $(GOLANGCI_LINT) $(GOVULNCHECK)
