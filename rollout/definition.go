@@ -68,7 +68,7 @@ func (d *driver) define(ctx context.Context, definitions []manifest.Ref, release
 		if !kinds.kind(ref) || which != nil && !which(ref) {
 			continue
 		}
-		_, err := d.dryRun(ctx, d.app, manifest.Stamped(object, d.app, revision, release.Digest), true)
+		_, err := d.dryRun(ctx, d.app, manifest.Stamped(object, d.app, revision, release.Digest), true, false)
 		if errors.Is(err, errNotAccepted) {
 			return errors.New(strings.TrimSuffix(err.Error(), nothingChanged) + "; the definition of its kind has been written, and nothing after that")
 		}
