@@ -159,6 +159,7 @@ func (m *model) checkEnd(r *Rollout) {
 	if m.raised && (r.State == RolledBack || r.State == Verified) {
 		m.t.Fatalf("ended in %s with settings that are not the workload's own", r.State)
 	}
+	m.checkRouteEnd(r)
 	if m.service.points != PointsOwn {
 		m.t.Fatalf("ended in %s with a live Service that points at %q", r.State, m.service.points)
 	}
