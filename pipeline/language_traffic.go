@@ -77,15 +77,31 @@ func (d *decoder) checkTraffic(path string, canary *CanarySpec) {
 		d.add(d.keyAt(path+".traffic"), RuleRequired, "write gateway:, nginx:, istio: or traefik:", "traffic names no route")
 	}
 	if traffic != nil {
-		for i := range canary.Gates {
-			if m := canary.Gates[i].Metric; m != nil && m.Query == "" && (m.Bad != "" || m.Value != "") {
-				d.add(d.keyAt(fmt.Sprintf("%s.gates[%d].metric", path, i)), RuleKind, "write query with min or max, or leave traffic out",
-					"a metric is compared with a baseline, which gets no share from a router")
-			}
-		}
+		d.checkCompared(path, canary)
 	}
 	for i := range canary.Steps {
 		d.checkMatch(fmt.Sprintf("%s.steps[%d]", path, i), &canary.Steps[i], traffic)
+	}
+}
+
+// checkCompared checks that a baseline can have its share beside the canary.
+func (d *decoder) checkCompared(path string, canary *CanarySpec) {
+	for i := range canary.Gates {
+		m := canary.Gates[i].Metric
+		if m == nil || m.Query != "" || m.Bad == "" && m.Value == "" {
+			continue
+		}
+		if len(canary.Traffic.Nginx) > 0 {
+			d.add(d.keyAt(fmt.Sprintf("%s.gates[%d].metric", path, i)), RuleKind, "write query with min or max, or use another router",
+				"a metric is compared with a baseline, for which Ingress-NGINX has no third share")
+		}
+		for j, step := range canary.Steps {
+			if step.Weight == 100 || step.Weight == 0 && step.Match != nil {
+				d.add(d.at(fmt.Sprintf("%s.steps[%d].weight", path, j)), RuleUnreachable, "write 1 to 99",
+					"a metric is compared with a baseline, which gets no requests beside a weight of %d", step.Weight)
+			}
+		}
+		return
 	}
 }
 

@@ -188,7 +188,7 @@ func selects(service, workload *unstructured.Unstructured) bool {
 
 // purpose is what a companion's own Service is needed for.
 func (t Track) purpose() string {
-	if t == CanaryTrack {
+	if t != PreviewTrack {
 		return "traffic by a router"
 	}
 	return "blue-green"
@@ -233,14 +233,15 @@ func companionService(u *unstructured.Unstructured, track Track, owner types.UID
 
 // previewsAreFree makes sure that no one else's Service has the name of a companion's.
 func (d *driver) previewsAreFree(ctx context.Context, r *Rollout) error {
-	track := r.companionTrack()
 	for _, live := range r.Services {
-		found, err := d.get(ctx, track.ref(live.Service))
-		if err != nil {
-			return err
-		}
-		if found != nil && found.GetLabels()[manifest.LabelApp] != d.app {
-			return fmt.Errorf("%w: there is a %s, which Tidegate did not make; rename it: the %s of %s needs the name", ErrRejected, track.ref(live.Service), track, live.Service)
+		for _, track := range r.companionTracks() {
+			found, err := d.get(ctx, track.ref(live.Service))
+			if err != nil {
+				return err
+			}
+			if found != nil && found.GetLabels()[manifest.LabelApp] != d.app {
+				return fmt.Errorf("%w: there is a %s, which Tidegate did not make; rename it: the %s of %s needs the name", ErrRejected, track.ref(live.Service), track, live.Service)
+			}
 		}
 	}
 	return nil
@@ -299,25 +300,31 @@ func (o *observer) lookAtServices(obs *Observation, r *Rollout, pods []*corev1.P
 	if o.services == nil {
 		return
 	}
-	track := r.companionTrack()
+	tracks := r.companionTracks()
 	for _, live := range r.Services {
 		s := Service{LiveService: live}
 		if found := o.service(live.Service.Name); found != nil {
 			s.Exists = true
 			s.Points, s.Hash = pointing(found.Spec.Selector)
 		}
-		companion := o.deployment(track.Name(live.Workload.Name))
-		if c := obs.companion(live.Workload, CanaryTrack); c != nil && track == CanaryTrack {
-			s.Reached = o.reachedSince(track.Name(live.Service.Name), len(c.Serving), now)
+		for _, track := range tracks {
+			if o.belongs(track.Name(live.Service.Name), o.deployment(track.Name(live.Workload.Name))) {
+				s.Companions = append(s.Companions, track)
+			}
 		}
-		if preview := o.service(track.Name(live.Service.Name)); preview != nil && companion != nil {
-			s.Preview = slices.ContainsFunc(preview.OwnerReferences, func(owner metav1.OwnerReference) bool { return owner.UID == companion.UID })
-		}
+		s.Reached = o.reached(*obs, r, live, now)
 		obs.Services = append(obs.Services, s)
 	}
 	for _, pod := range pods {
-		if pod.Labels[manifest.LabelTrack] == string(track) && pod.DeletionTimestamp == nil {
+		if slices.Contains(tracks, Track(pod.Labels[manifest.LabelTrack])) && pod.DeletionTimestamp == nil {
 			obs.Leaving++
 		}
 	}
+}
+
+// belongs tells whether a companion's Service exists and goes with it.
+func (o *observer) belongs(service string, companion *appsv1.Deployment) bool {
+	found := o.service(service)
+	return found != nil && companion != nil &&
+		slices.ContainsFunc(found.OwnerReferences, func(owner metav1.OwnerReference) bool { return owner.UID == companion.UID })
 }

@@ -99,6 +99,9 @@ func decide(record *Record, obs Observation, now time.Time) Action {
 		return decideSwitched(r, obs, now)
 	case Promoting:
 		// It has served its purpose, and takes room that the new pods may need.
+		if a, ok := dropBaseline(r, obs, now); ok {
+			return a
+		}
 		for _, c := range obs.Canaries {
 			if c.Track == BaselineTrack {
 				return Action{Kind: RemoveCanary, Ref: c.Stable, Track: c.Track, Why: "removing the baseline of " + c.Stable.Name}
@@ -169,7 +172,7 @@ func decideCanary(record *Record, r *Rollout, obs Observation, now time.Time) Ac
 		}
 		size := canarySize(step.Weight, stable.Replicas)
 		c := obs.companion(ref, CanaryTrack)
-		if c == nil || c.Release != r.Digest || c.Replicas != size || !obs.previewed(ref) {
+		if c == nil || c.Release != r.Digest || c.Replicas != size || !obs.accompanied(ref, CanaryTrack) {
 			return Action{Kind: ScaleCanary, Ref: ref, Track: CanaryTrack, Replicas: size, Why: r.scaling(ref, step, size, stable.Replicas)}
 		}
 		if c.Health.Status == health.Failed {
@@ -177,12 +180,9 @@ func decideCanary(record *Record, r *Rollout, obs Observation, now time.Time) Ac
 		}
 		if r.Strategy.compares() {
 			b := obs.companion(ref, BaselineTrack)
-			if b == nil || b.Release != record.digest(r.Base) || b.Replicas != size {
+			if b == nil || b.Release != record.digest(r.Base) || b.Replicas != size || !obs.accompanied(ref, BaselineTrack) {
 				return Action{Kind: ScaleCanary, Ref: ref, Track: BaselineTrack, Replicas: size,
 					Why: fmt.Sprintf("canary step %d: a fresh baseline of %d pods of revision %d, to compare with", r.Step, size, r.Base)}
-			}
-			if a, ok := w.companion(r, b, step.Weight, now); ok {
-				return a
 			}
 		}
 		if r.routed(ref) {
@@ -191,6 +191,11 @@ func decideCanary(record *Record, r *Rollout, obs Observation, now time.Time) Ac
 			}
 			if !obs.tied(stable) {
 				continue // its pods must not turn ready yet
+			}
+		}
+		if b := obs.companion(ref, BaselineTrack); b != nil && r.Strategy.compares() {
+			if a, ok := w.companion(r, b, step.Weight, now); ok {
+				return a
 			}
 		}
 		if a, ok := w.companion(r, c, step.Weight, now); ok {
@@ -255,7 +260,7 @@ type watch struct {
 // scaling says what a step's canary pods are for.
 func (r *Rollout) scaling(ref manifest.Ref, step Step, size, n int32) string {
 	if r.routed(ref) {
-		return fmt.Sprintf("canary step %d: %d pods beside %d, to bear exactly %s", r.Step, size, n, step.split())
+		return fmt.Sprintf("canary step %d: %d pods beside %d, to bear exactly %s", r.Step, size, n, r.Strategy.split(step))
 	}
 	return fmt.Sprintf("canary step %d: %d %% of %d pods is %d, %.1f %% of the traffic if all pods serve alike",
 		r.Step, step.Weight, n, size, canaryTraffic(r, size, n))

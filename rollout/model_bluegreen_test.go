@@ -58,7 +58,10 @@ func (m *model) observeServices(obs *Observation) {
 	}
 	obs.Leaving = s.leaving
 	if len(m.record.Current.Services) > 0 {
-		obs.Services = []Service{{LiveService: m.record.Current.Services[0], Exists: true, Points: s.points, Hash: s.hash, Preview: s.preview != ""}}
+		obs.Services = []Service{{LiveService: m.record.Current.Services[0], Exists: true, Points: s.points, Hash: s.hash}}
+		if s.preview != "" {
+			obs.Services[0].Companions = []Track{PreviewTrack}
+		}
 	}
 }
 

@@ -31,6 +31,7 @@ func (m *model) beginRoute(r *Rollout) {
 	r.Services = []LiveService{live}
 	r.Routes = []LiveRoute{{Router: traffic.Gateway, Route: shopRoute, Services: r.Services}}
 	r.Strategy.Traffic = []TrafficRoute{{Router: traffic.Gateway, Name: "shop"}}
+	r.Routes[0].Baseline = true
 	if rapid.Bool().Draw(m.t, "match") {
 		r.Strategy.Steps[0] = Step{Match: &traffic.Match{Header: "x-canary", Value: "yes"}}
 	}
@@ -54,8 +55,14 @@ func (m *model) observeRoute(obs *Observation) {
 		return
 	}
 	s := &obs.Services[0]
-	s.Preview = m.canary != ""
-	if m.canary != "" && len(m.serving()) > 0 {
+	s.Companions = nil
+	if m.canary != "" {
+		s.Companions = append(s.Companions, CanaryTrack)
+	}
+	if m.base != "" {
+		s.Companions = append(s.Companions, BaselineTrack)
+	}
+	if m.canary != "" && len(m.serving()) > 0 && (m.baseIn || !r.Strategy.compares()) {
 		s.Reached = m.readySince("reached", health.Ready)
 	} else {
 		delete(m.since, "reached")
@@ -118,6 +125,12 @@ func (m *model) checkRoute(r *Rollout, a Action) {
 		return
 	}
 	live := rt.touched && !rt.split.None()
+	if a.Kind == SetWeight && a.Split.Baseline > rt.split.Baseline && (!m.baseIn || m.base == "") {
+		m.t.Fatal("requests given to a baseline that is not there")
+	}
+	if a.Kind == RemoveCanary && a.Track == BaselineTrack && live && rt.split.Baseline > 0 {
+		m.t.Fatal("the baseline goes while it has requests")
+	}
 	switch a.Kind {
 	case SetWeight:
 		switch {
@@ -152,7 +165,7 @@ func (m *model) checkRoute(r *Rollout, a Action) {
 		}
 	}
 	if a.Kind == Mark && a.Ready && r.State == Canary {
-		if want := r.Strategy.Steps[r.Step-1].split(); !rt.split.Same(want) || rt.tampered || !rt.taken {
+		if want := r.Strategy.split(r.Strategy.Steps[r.Step-1]); !rt.split.Same(want) || rt.tampered || !rt.taken {
 			m.t.Fatalf("a step's clock starts, and the route gives %s, not %s", rt.split, want)
 		}
 	}

@@ -84,7 +84,7 @@ func (m *model) begin() {
 		if rapid.Bool().Draw(m.t, "metric") {
 			most := 1.0
 			r.Strategy.Metrics = []MetricGate{{Name: "load", Query: "x", Max: &most, Interval: time.Second}}
-			if !m.stateful() && len(r.Routes) == 0 && rapid.Bool().Draw(m.t, "compares") {
+			if !m.stateful() && rapid.Bool().Draw(m.t, "compares") {
 				r.Strategy.Metrics = []MetricGate{{Name: "errors", Bad: "x", Total: "y", Interval: time.Second}}
 			}
 		}
@@ -167,6 +167,8 @@ func (m *model) observe() Observation {
 		if !m.baseIn {
 			b.Dark = []DarkPod{{Name: "baseline-1", UID: "2", UpSince: m.readySince("dark baseline", health.Ready)}}
 			b.Health.Status = health.Progressing
+		} else {
+			b.Serving = make([]string, m.baseN)
 		}
 		b.ReadySince = m.readySince("baseline", b.Health.Status)
 		obs.Canaries = append(obs.Canaries, b)

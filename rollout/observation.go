@@ -64,10 +64,10 @@ type Service struct {
 	// Points says whose pods it sends to; with PointsStable, Hash which.
 	Points Pointing
 	Hash   string
-	// Preview tells whether the Service of the preview or canary beside it exists.
-	Preview bool
-	// Reached is since when that of a canary has had all its pods that serve as
-	// endpoints; zero when it has not.
+	// Companions are the tracks whose own Services exist beside it.
+	Companions []Track
+	// Reached is since when those of canary and baseline have had all their pods
+	// that serve as endpoints; zero when one has not.
 	Reached time.Time
 }
 

@@ -71,10 +71,7 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 			return err
 		}
 		d.watch.wrote(written)
-		if a.Track != BaselineTrack {
-			return d.applyCompanionServices(ctx, a.Track, a.Ref, written.GetUID())
-		}
-		return nil
+		return d.applyCompanionServices(ctx, a.Track, a.Ref, written.GetUID())
 	case DeletePods:
 		return d.deletePods(ctx, a.Pods)
 	case PointService:

@@ -137,10 +137,9 @@ func (h *rehearsal) do(a Action) error {
 			h.obs.Canaries = append(h.obs.Canaries, CanaryWorkload{Stable: a.Ref, Track: a.Track})
 			c = &h.obs.Canaries[len(h.obs.Canaries)-1]
 		}
-		if a.Track != BaselineTrack {
-			for i := range h.obs.Services {
-				h.obs.Services[i].Preview = true
-			}
+		for i := range h.obs.Services {
+			s := &h.obs.Services[i]
+			s.Companions = append(s.Companions, a.Track)
 		}
 		more := a.Replicas - c.Replicas
 		c.Release, c.Replicas, c.ReadySince, c.Dark = digest, a.Replicas, time.Time{}, nil

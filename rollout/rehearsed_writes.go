@@ -72,8 +72,8 @@ func (w *writes) of(ctx context.Context, a Action) ([]PlannedWrite, error) {
 			return nil, err
 		}
 		write, err := w.one(ctx, u)
-		if err != nil || a.Track == BaselineTrack {
-			return []PlannedWrite{write}, err
+		if err != nil {
+			return nil, err
 		}
 		made := []PlannedWrite{write}
 		for _, live := range r.Services {

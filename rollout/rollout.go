@@ -377,7 +377,7 @@ func (r *Rollout) Sentence() string {
 		return fmt.Sprintf("revision %d is being rolled back%s", r.Revision, why)
 	case Canary:
 		s := r.Strategy.Steps[r.Step-1]
-		return fmt.Sprintf("revision %d: canary step %d of %d, %s", r.Revision, r.Step, len(r.Strategy.Steps), s.split())
+		return fmt.Sprintf("revision %d: canary step %d of %d, %s", r.Revision, r.Step, len(r.Strategy.Steps), r.Strategy.split(s))
 	case Preview, Switched:
 		return r.blueGreenSentence()
 	case Rolling:

@@ -30,6 +30,8 @@ type LiveRoute struct {
 	// Services are those of the release that it sends to and whose workloads have
 	// a canary. Each is narrowed to the stable pods while the canary is judged.
 	Services []LiveService `json:"services"`
+	// Baseline tells that a fresh baseline gets a share, too.
+	Baseline bool `json:"baseline,omitempty"`
 	// Told is the split that was written last, Written whether any was.
 	Told    traffic.Split `json:"told"`
 	Written bool          `json:"written,omitempty"`
@@ -50,7 +52,11 @@ func (l *LiveRoute) own() bool { return !l.holder().Same(l.Route) }
 func (l *LiveRoute) backends() traffic.Backends {
 	var b traffic.Backends
 	for _, s := range l.Services {
-		b = append(b, traffic.Pair{Stable: s.Service.Name, Canary: CanaryTrack.Name(s.Service.Name)})
+		pair := traffic.Pair{Stable: s.Service.Name, Canary: CanaryTrack.Name(s.Service.Name)}
+		if l.Baseline {
+			pair.Baseline = BaselineTrack.Name(s.Service.Name)
+		}
+		b = append(b, pair)
 	}
 	return b
 }
@@ -71,16 +77,26 @@ func (r *Rollout) routeOf(which func(*LiveRoute) bool) *LiveRoute {
 	return nil
 }
 
-// companionTrack is that of the companions which have Services of their own.
-func (r *Rollout) companionTrack() Track {
-	if len(r.Routes) > 0 {
-		return CanaryTrack
+// companionTracks are those of the companions which have Services of their own.
+func (r *Rollout) companionTracks() []Track {
+	switch {
+	case len(r.Routes) == 0:
+		return []Track{PreviewTrack}
+	case r.Strategy.compares():
+		return []Track{CanaryTrack, BaselineTrack}
 	}
-	return PreviewTrack
+	return []Track{CanaryTrack}
 }
 
-// split is what a step asks routes for.
-func (s Step) split() traffic.Split { return traffic.Split{Weight: s.Weight, Match: s.Match} }
+// split is what a step asks routes for. A baseline gets what the canary gets, or
+// what is left beside it.
+func (s Strategy) split(step Step) traffic.Split {
+	split := traffic.Split{Weight: step.Weight, Match: step.Match}
+	if s.compares() {
+		split.Baseline = min(step.Weight, 100-step.Weight)
+	}
+	return split
+}
 
 // checkTraffic refuses what routers cannot do, before anything is looked at.
 func (s *Strategy) checkTraffic() error {
@@ -102,29 +118,29 @@ func (s *Strategy) checkTraffic() error {
 		}
 		seen[route] = true
 	}
-	if len(s.Traffic) > 0 && s.compares() {
-		return fmt.Errorf("%w: a metric that is compared with a baseline needs traffic by replicas; with a router use query with min or max", ErrInvalid)
-	}
 	for i, step := range s.Steps {
-		if err := step.checkMatch(s.Traffic); err != nil {
+		if err := s.checkSplit(step); err != nil {
 			return fmt.Errorf("%w: canary step %d: %w", ErrInvalid, i+1, err)
 		}
 	}
 	return nil
 }
 
-func (s Step) checkMatch(routes []TrafficRoute) error {
-	if s.Match == nil {
+func (s *Strategy) checkSplit(step Step) error {
+	if len(s.Traffic) == 0 {
+		if step.Match != nil {
+			return errors.New("match picks requests by a router, and none is named; name one under traffic")
+		}
 		return nil
 	}
-	if len(routes) == 0 {
-		return errors.New("match picks requests by a router, and none is named; name one under traffic")
-	}
-	if err := s.Match.Check(); err != nil {
+	if err := step.Match.Check(); err != nil {
 		return err
 	}
-	for _, route := range routes {
-		if err := traffic.For(route.Router).Can(s.split()); err != nil {
+	if s.compares() && (step.Weight == 0 || step.Weight == 100) {
+		return fmt.Errorf("a metric is compared with a baseline, which gets no requests beside a weight of %d; use 1 to 99", step.Weight)
+	}
+	for _, route := range s.Traffic {
+		if err := traffic.For(route.Router).Can(s.split(step)); err != nil {
 			return err
 		}
 	}
@@ -147,7 +163,7 @@ func (r *Rollout) planRoutes(release, base *manifest.Release, live func(TrafficR
 			r.Routes, r.Services = nil, nil
 			return r.byReplicas(fmt.Sprintf("%s/%s does not exist yet", asked.Router.Resource(), asked.Name))
 		}
-		l := LiveRoute{Router: asked.Router, Route: manifest.RefOf(route)}
+		l := LiveRoute{Router: asked.Router, Route: manifest.RefOf(route), Baseline: r.Strategy.compares()}
 		if l.Services, err = r.servicesOf(l, route, release, base); err != nil {
 			return nil, err
 		}
@@ -155,7 +171,7 @@ func (r *Rollout) planRoutes(release, base *manifest.Release, live func(TrafficR
 			continue
 		}
 		for _, version := range []*unstructured.Unstructured{route, release.Find(l.Route)} {
-			if err := l.splits(version, r.Strategy.Steps); err != nil {
+			if err := l.splits(version, r.Strategy); err != nil {
 				return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 			}
 		}
@@ -212,9 +228,16 @@ func (r *Rollout) servicesOf(l LiveRoute, route *unstructured.Unstructured, rele
 	}
 	var found []LiveService
 	for _, ref := range r.Canaries {
-		live, err := liveServices(release, base, release.Find(ref), CanaryTrack)
-		if err != nil {
-			return nil, err
+		tracks := []Track{CanaryTrack}
+		if r.Strategy.compares() {
+			tracks = append(tracks, BaselineTrack)
+		}
+		var live []LiveService
+		for _, track := range tracks { // whose Services need names
+			var err error
+			if live, err = liveServices(release, base, release.Find(ref), track); err != nil {
+				return nil, err
+			}
 		}
 		for _, s := range live {
 			if slices.Contains(named, s.Service.Name) {
@@ -233,15 +256,15 @@ func listed(names []string) string {
 }
 
 // splits tries the weights of all steps on a route.
-func (l *LiveRoute) splits(route *unstructured.Unstructured, steps []Step) error {
+func (l *LiveRoute) splits(route *unstructured.Unstructured, strategy Strategy) error {
 	if route == nil {
 		return nil
 	}
 	if _, ours := route.GetAnnotations()[traffic.Annotation]; !ours && !l.own() && l.router().Read(route, l.backends()).Touched {
 		return fmt.Errorf("%s sends to the Service of the canary by itself; take it out", l.Route)
 	}
-	for i, step := range steps {
-		if _, err := l.router().Split(route, nil, l.backends(), step.split()); err != nil {
+	for i, step := range strategy.Steps {
+		if _, err := l.router().Split(route, nil, l.backends(), strategy.split(step)); err != nil {
 			return fmt.Errorf("canary step %d: %w", i+1, err)
 		}
 	}

@@ -28,13 +28,13 @@ const (
 	routePatience = 30 * time.Second
 )
 
-// carried is the greatest weight that the canary pods behind a route can bear:
-// the share which those that are baked and ready are of the stable workload.
-func (o *Observation) carried(r *Rollout, rt *Route) int {
+// carried is the greatest weight that the pods of a track behind a route can
+// bear: the share which those that are baked and ready are of the stable workload.
+func (o *Observation) carried(r *Rollout, rt *Route, track Track) int {
 	most := 100
 	for _, s := range rt.Services {
-		stable, c := o.workload(s.Workload), o.companion(s.Workload, CanaryTrack)
-		if stable == nil || c == nil || c.Release != r.Digest {
+		stable, c := o.workload(s.Workload), o.companion(s.Workload, track)
+		if stable == nil || c == nil || track == CanaryTrack && c.Release != r.Digest {
 			return 0
 		}
 		most = min(most, 100*len(c.Serving)/max(int(stable.Replicas), 1))
@@ -44,9 +44,12 @@ func (o *Observation) carried(r *Rollout, rt *Route) int {
 
 // borne is no more of a split than the canary pods can bear.
 func (o *Observation) borne(r *Rollout, rt *Route, s traffic.Split) traffic.Split {
-	most := o.carried(r, rt)
+	most := o.carried(r, rt, CanaryTrack)
 	if s.Weight = min(s.Weight, most); most == 0 {
 		s.Match = nil // it would be answered by nobody
+	}
+	if s.Baseline > 0 {
+		s.Baseline = min(s.Baseline, o.carried(r, rt, BaselineTrack))
 	}
 	return s
 }
@@ -60,8 +63,8 @@ func lowerWeights(r *Rollout, obs Observation) (Action, bool) {
 			continue
 		}
 		s := obs.borne(r, rt, rt.wanted())
-		s.Weight = min(s.Weight, rt.Split.Weight)
-		if s.Weight == rt.Split.Weight && (s.Match != nil || rt.Match == nil) {
+		s.Weight, s.Baseline = min(s.Weight, rt.Weight), min(s.Baseline, rt.Split.Baseline)
+		if s.Weight == rt.Weight && s.Baseline == rt.Split.Baseline && (s.Match != nil || rt.Match == nil) {
 			continue // it has no more than it can bear
 		}
 		if rt.changed() && r.State == Canary {
@@ -124,7 +127,7 @@ func (w *watch) shareOut(r *Rollout, obs Observation, step Step, now time.Time) 
 		}
 		changed, want := rt.changed(), obs.borne(r, rt, rt.wanted())
 		if ready {
-			want = step.split()
+			want = r.Strategy.split(step)
 			if at := obs.reached(rt); (changed || !rt.Split.Same(want)) && (at.IsZero() || now.Before(at.Add(routeSettle))) {
 				w.hold(fmt.Sprintf("waiting until the canary pods are endpoints of %s", listServices(rt)), rt)
 				if !at.IsZero() {
@@ -200,6 +203,26 @@ func listServices(rt *Route) string {
 func routeFailing(rt *Route, reason health.Reason, message string) Action {
 	f := &Failure{Reason: reason, Message: rt.Route.String() + ": " + message}
 	return Action{Kind: Advance, Why: f.Message, Move: &Move{To: RollingBack, Ending: EndedByFailure, Failure: f}}
+}
+
+// dropBaseline takes the baseline, which has served its purpose, out of every
+// route, and waits until the routers have.
+func dropBaseline(r *Rollout, obs Observation, now time.Time) (Action, bool) {
+	dropping := false
+	for i := range obs.Routes {
+		rt := &obs.Routes[i]
+		if s := rt.Split; rt.Exists && s.Baseline > 0 {
+			s.Baseline = 0
+			return Action{Kind: SetWeight, Ref: rt.Route, Split: s, Why: fmt.Sprintf("%s: the baseline gets no more requests", rt.Route)}, true
+		}
+		dropping = dropping || rt.LiveRoute.Baseline
+	}
+	for i := range obs.Canaries {
+		if dropping && obs.Canaries[i].Track == BaselineTrack {
+			return awaitRouters(r, obs, now)
+		}
+	}
+	return Action{}, false
 }
 
 // clearRoutes takes the canary out of every route. On the way back that is the

@@ -73,7 +73,9 @@ func (o *observer) follow(ctx context.Context, r *Rollout) error {
 	}
 	var canaries []string
 	for _, s := range r.Services {
-		canaries = append(canaries, CanaryTrack.Name(s.Service.Name))
+		for _, track := range r.companionTracks() {
+			canaries = append(canaries, track.Name(s.Service.Name))
+		}
 	}
 	f := informers.NewSharedInformerFactoryWithOptions(o.store.kube, 0, informers.WithNamespace(o.store.namespace), informers.WithTransform(slim),
 		informers.WithTweakListOptions(func(options *metav1.ListOptions) {
@@ -162,6 +164,27 @@ func (o *observer) splitNow(l *LiveRoute) traffic.Split {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return l.router().Read(o.routeObject(l.holder()), l.backends()).Split
+}
+
+// reached is since when the Services of canary and baseline beside a live one
+// have had all their pods that serve as endpoints; zero when one has not.
+func (o *observer) reached(obs Observation, r *Rollout, live LiveService, now time.Time) time.Time {
+	if len(r.Routes) == 0 {
+		return time.Time{}
+	}
+	var since time.Time
+	for _, track := range r.companionTracks() {
+		n := 0
+		if c := obs.companion(live.Workload, track); c != nil {
+			n = len(c.Serving)
+		}
+		at := o.reachedSince(track.Name(live.Service.Name), n, now)
+		if at.IsZero() {
+			return at
+		}
+		since = latest(since, at)
+	}
+	return since
 }
 
 // reachedSince is since when a Service has had at least n ready endpoints

@@ -40,7 +40,7 @@ func routedAt(weight int) (*Record, Observation, time.Time) {
 		Canaries: []manifest.Ref{shopRef}, Services: l.Services, Routes: []LiveRoute{l}}
 	obs := Observation{
 		Workloads: []Workload{{Ref: shopRef, Exists: true, Release: "d1", Replicas: 10, Hash: "h1", ReadySince: now, Health: health.Verdict{Status: health.Ready}}},
-		Services:  []Service{{LiveService: live, Exists: true, Points: PointsStable, Hash: "h1", Preview: true, Reached: now}},
+		Services:  []Service{{LiveService: live, Exists: true, Points: PointsStable, Hash: "h1", Companions: []Track{CanaryTrack}, Reached: now}},
 		Routes:    []Route{{LiveRoute: l, Exists: true, State: traffic.State{Intact: true}}},
 	}
 	size := canarySize(weight, 10)
@@ -155,6 +155,37 @@ func TestTheWeightGoesFirstOnTheWayBack(t *testing.T) {
 	}
 }
 
+// A fresh baseline gets what the canary gets, and is out of the route before its
+// pods go.
+func TestABaselineHasItsShare(t *testing.T) {
+	record, obs, now := routedAt(20)
+	r := record.Current
+	r.Strategy.Metrics = []MetricGate{{Name: "errors", Bad: "bad", Total: "all"}}
+	r.Routes[0].Baseline, obs.Routes[0].LiveRoute.Baseline = true, true
+	record.Current.Base = 1
+	record.History = []Rollout{{Revision: 1, Digest: "d1"}}
+	a := Decide(record, obs, now)
+	require.True(t, a.Kind == ScaleCanary && a.Track == BaselineTrack && a.Replicas == 2, "%+v", a)
+	obs.Canaries = append(obs.Canaries, CanaryWorkload{Stable: shopRef, Track: BaselineTrack, Release: "d1", Replicas: 2, ReadySince: r.StateSince, Serving: []string{"b1", "b2"}})
+	obs.Services[0].Companions = []Track{CanaryTrack, BaselineTrack}
+	a = Decide(record, obs, now)
+	require.Equal(t, traffic.Split{Weight: 20, Baseline: 20}, a.Split)
+	give(record, &obs, a.Split)
+	obs.Canaries[1].Serving, obs.Canaries[1].ReadySince = []string{"b1"}, time.Time{}
+	require.Equal(t, traffic.Split{Weight: 20, Baseline: 10}, Decide(record, obs, now).Split)
+	r.State, r.StateSince = Promoting, now
+	a = Decide(record, obs, now)
+	require.Equal(t, SetWeight, a.Kind)
+	require.Equal(t, traffic.Split{Weight: 20}, a.Split)
+	give(record, &obs, a.Split)
+	obs.Routes[0].Taken = false
+	require.Equal(t, Wait, Decide(record, obs, now).Kind)
+	obs.Routes[0].Taken = true
+	a = Decide(record, obs, now)
+	require.True(t, a.Kind == RemoveCanary && a.Track == BaselineTrack)
+	require.Equal(t, traffic.Split{Weight: 80, Baseline: 20}, r.Strategy.split(Step{Weight: 80}))
+}
+
 func TestChangesBySomeoneElseArePutRightAndCounted(t *testing.T) {
 	record, obs, now := routedAt(20)
 	give(record, &obs, traffic.Split{Weight: 20})
@@ -243,6 +274,7 @@ func backend(name string, weight int64) any {
 
 func TestTrafficThatMakesNoSenseIsRefused(t *testing.T) {
 	match := &traffic.Match{Cookie: "canary", Value: "yes"}
+	compared := []MetricGate{{Name: "errors", Prometheus: "http://p:9090", Bad: "bad", Total: "all"}}
 	for name, strategy := range map[string]Strategy{
 		"not a canary":      {Kind: RollingStrategy, Traffic: []TrafficRoute{{traffic.Gateway, "shop"}}},
 		"unknown router":    {Kind: CanaryStrategy, Steps: []Step{{Weight: 1}}, Traffic: []TrafficRoute{{"haproxy", "shop"}}},
@@ -254,8 +286,8 @@ func TestTrafficThatMakesNoSenseIsRefused(t *testing.T) {
 		"traefik's match":   {Kind: CanaryStrategy, Steps: []Step{{Weight: 1, Match: match}}, Traffic: []TrafficRoute{{traffic.Traefik, "shop"}}},
 		"no match":          {Kind: CanaryStrategy, Steps: []Step{{Weight: 1, Match: &traffic.Match{}}}, Traffic: []TrafficRoute{{traffic.Istio, "shop"}}},
 		"weight 0":          {Kind: CanaryStrategy, Steps: []Step{{}}, Traffic: []TrafficRoute{{traffic.Istio, "shop"}}},
-		"baseline": {Kind: CanaryStrategy, Steps: []Step{{Weight: 1}}, Traffic: []TrafficRoute{{traffic.Istio, "shop"}},
-			Metrics: []MetricGate{{Name: "errors", Prometheus: "http://p:9090", Bad: "bad", Total: "all"}}},
+		"no baseline left":  {Kind: CanaryStrategy, Steps: []Step{{Weight: 100}}, Traffic: []TrafficRoute{{traffic.Istio, "shop"}}, Metrics: compared},
+		"nginx's baseline":  {Kind: CanaryStrategy, Steps: []Step{{Weight: 10}}, Traffic: []TrafficRoute{{traffic.Nginx, "shop"}}, Metrics: compared},
 	} {
 		t.Run(name, func(t *testing.T) {
 			request := Request{App: "shop", Namespace: "x", Release: releaseOf(t, behind), Strategy: strategy}

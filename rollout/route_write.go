@@ -129,7 +129,7 @@ func (s *store) writeHolder(ctx context.Context, held, u *unstructured.Unstructu
 func (d *driver) tryRoutes(ctx context.Context, r *Rollout) error {
 	for i := range r.Routes {
 		l := &r.Routes[i]
-		err := d.setSplit(ctx, l, r.Strategy.Steps[0].split(), true)
+		err := d.setSplit(ctx, l, r.Strategy.split(r.Strategy.Steps[0]), true)
 		switch {
 		case err == nil:
 		case apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsNotFound(err):

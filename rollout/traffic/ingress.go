@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -37,6 +38,9 @@ func (ingresses) Kinds() []schema.GroupVersionKind {
 }
 
 func (ingresses) Can(s Split) error {
+	if s.Baseline > 0 {
+		return errors.New("Ingress-NGINX has no third share for the baseline that a metric is compared with; use query with min or max") //nolint:staticcheck // a name
+	}
 	if s.Match != nil && s.Match.Cookie != "" && s.Match.Value != cookieAlways {
 		return fmt.Errorf("Ingress-NGINX sends requests to the canary whose cookie says %q, and can't match %q; write value: %s", cookieAlways, s.Match.Value, cookieAlways) //nolint:staticcheck // a name
 	}

@@ -74,26 +74,29 @@ type ring struct {
 	rule     map[string]any
 	key      string
 	backends []any
-	// stable and canary are where they stand; -1: not at all. pair is theirs.
-	stable, canary int
-	pair           Pair
-	others         bool
+	// stable, canary and baseline are where they stand; -1: not at all. pair is theirs.
+	stable, canary, baseline int
+	pair                     Pair
+	others                   bool
 }
 
 func (k rules) ring(u *unstructured.Unstructured, rule map[string]any, b Backends) (*ring, error) {
-	r := &ring{rule: rule, key: k.backends, stable: -1, canary: -1}
+	r := &ring{rule: rule, key: k.backends, stable: -1, canary: -1, baseline: -1}
 	r.backends, _ = rule[k.backends].([]any)
 	for i, entry := range r.backends {
 		backend, _ := entry.(map[string]any)
 		name := k.service(u, backend)
-		at := slices.IndexFunc(b, func(p Pair) bool { return name != "" && (p.Stable == name || p.Canary == name) })
+		at := slices.IndexFunc(b, func(p Pair) bool { return name != "" && (p.Stable == name || p.Canary == name || p.Baseline == name) })
 		if at < 0 {
 			r.others = true
 			continue
 		}
 		place := &r.stable
-		if b[at].Canary == name {
+		switch name {
+		case b[at].Canary:
 			place = &r.canary
+		case b[at].Baseline:
+			place = &r.baseline
 		}
 		if *place >= 0 || (r.pair != Pair{} && r.pair != b[at]) {
 			return nil, fmt.Errorf("%s names the Services %s and %s, or one of them twice, in one rule, which can't be split", manifest.RefOf(u), cmp.Or(r.pair.Stable, name), name)
@@ -127,10 +130,30 @@ func (r *ring) setWeight(at int, weight *int64) {
 	backend["weight"] = *weight
 }
 
-func (r *ring) dropCanary() {
-	if r.canary >= 0 {
-		r.rule[r.key] = slices.Delete(r.backends, r.canary, r.canary+1)
+// split tells whether the stable Service shares the rule with one of ours.
+func (r *ring) split() bool { return r.canary >= 0 || r.baseline >= 0 }
+
+// keepStable takes canary and baseline out.
+func (r *ring) keepStable() {
+	var kept []any
+	for i, backend := range r.backends {
+		if i != r.canary && i != r.baseline {
+			kept = append(kept, backend)
+		}
 	}
+	r.rule[r.key] = kept
+}
+
+// sum is what they all have together.
+func (r *ring) sum() int64 {
+	var sum int64
+	for _, at := range []int{r.stable, r.canary, r.baseline} {
+		if at >= 0 {
+			weight, _ := r.weight(at)
+			sum += max(weight, 0)
+		}
+	}
+	return sum
 }
 
 // clear takes the canaries out of all rules, and gives stable Services their
@@ -152,18 +175,20 @@ func (k rules) clear(u *unstructured.Unstructured, b Backends) error {
 		}
 		kept = append(kept, rule)
 		if r.stable < 0 {
-			r.dropCanary() // someone took the stable Service out
+			if r.split() { // someone took the stable Service out
+				r.keepStable()
+			}
 			continue
 		}
 		rings = append(rings, r)
 	}
 	m := markOf(u)
 	for i, r := range rings {
-		if r.canary < 0 {
+		if !r.split() {
 			continue // it says what its owner wants
 		}
 		r.setWeight(r.stable, r.own(m, i, len(rings)))
-		r.dropCanary()
+		r.keepStable()
 	}
 	if err := k.set(u, kept); err != nil {
 		return err
@@ -173,11 +198,9 @@ func (k rules) clear(u *unstructured.Unstructured, b Backends) error {
 
 // own is the stable Service's own weight in a rule. What was remembered holds
 // as long as the rules are those that it was remembered of; otherwise it is
-// what the two have together.
+// what they have together.
 func (r *ring) own(m *mark, i, n int) *int64 {
-	stable, _ := r.weight(r.stable)
-	canary, _ := r.weight(r.canary)
-	sum := stable + canary
+	sum := r.sum()
 	if m != nil && len(m.Own) == n {
 		before := int64(1)
 		if m.Own[i] != nil {
@@ -207,7 +230,7 @@ func (k rules) split(u *unstructured.Unstructured, b Backends, s Split) error {
 		if err != nil {
 			return err
 		}
-		if r.canary >= 0 {
+		if r.split() {
 			return fmt.Errorf("%s sends to the Service %s, which is the canary's, by itself; take it out", manifest.RefOf(u), r.pair.Canary)
 		}
 		if r.stable >= 0 {
@@ -225,7 +248,7 @@ func (k rules) split(u *unstructured.Unstructured, b Backends, s Split) error {
 					}
 					all = append(all, more)
 				}
-				if err := k.share(u, r, s.Weight); err != nil {
+				if err := k.share(u, r, s); err != nil {
 					return err
 				}
 			}
@@ -244,12 +267,12 @@ func (k rules) split(u *unstructured.Unstructured, b Backends, s Split) error {
 	return setMark(u, m)
 }
 
-// canaryOf is the backend beside the stable one.
-func (k rules) canaryOf(r *ring) map[string]any {
+// beside is a backend like the stable one, which is another Service.
+func (k rules) beside(r *ring, name string) map[string]any {
 	backend, _ := r.backends[r.stable].(map[string]any)
-	canary := runtime.DeepCopyJSON(backend)
-	k.rename(canary, r.pair.Stable, r.pair.Canary)
-	return canary
+	other := runtime.DeepCopyJSON(backend)
+	k.rename(other, r.pair.Stable, name)
+	return other
 }
 
 // picks makes the rule that picks requests for the canary.
@@ -257,7 +280,7 @@ func (k rules) picks(u *unstructured.Unstructured, r *ring, m Match) (map[string
 	if k.match == nil {
 		return nil, fmt.Errorf("%s can't pick requests by header or cookie", manifest.RefOf(u))
 	}
-	canary := k.canaryOf(r)
+	canary := k.beside(r, r.pair.Canary)
 	delete(canary, "weight")
 	more, err := k.match(runtime.DeepCopyJSON(r.rule), m, canary)
 	if err != nil {
@@ -266,25 +289,35 @@ func (k rules) picks(u *unstructured.Unstructured, r *ring, m Match) (map[string
 	return more, nil
 }
 
-// share gives the canary its weight of what the stable Service has.
-func (k rules) share(u *unstructured.Unstructured, r *ring, percent int) error {
-	if percent == 0 {
-		return nil
-	}
+// share gives canary and baseline their weights of what the stable Service has.
+func (k rules) share(u *unstructured.Unstructured, r *ring, s Split) error {
 	whole := int64(alone)
 	if r.others {
 		whole, _ = r.weight(r.stable)
 	}
-	if whole*int64(percent)%100 != 0 {
-		return fmt.Errorf("%s gives %s a weight of %d beside other backends, of which %d %% is no whole number; multiply all weights of that rule by 100",
-			manifest.RefOf(u), r.pair.Stable, whole, percent)
+	rest := whole
+	var made []any
+	for _, of := range []struct {
+		name    string
+		percent int
+	}{{r.pair.Canary, s.Weight}, {r.pair.Baseline, s.Baseline}} {
+		if of.percent == 0 {
+			continue
+		}
+		if whole*int64(of.percent)%100 != 0 {
+			return fmt.Errorf("%s gives %s a weight of %d beside other backends, of which %d %% is no whole number; multiply all weights of that rule by 100",
+				manifest.RefOf(u), r.pair.Stable, whole, of.percent)
+		}
+		part := whole * int64(of.percent) / 100
+		backend := k.beside(r, of.name)
+		backend["weight"] = part
+		rest -= part
+		made = append(made, backend)
 	}
-	part := whole * int64(percent) / 100
-	rest := whole - part
-	canary := k.canaryOf(r)
-	canary["weight"] = part
-	r.setWeight(r.stable, &rest)
-	r.rule[r.key] = slices.Insert(r.backends, r.stable+1, any(canary))
+	if len(made) > 0 {
+		r.setWeight(r.stable, &rest)
+		r.rule[r.key] = slices.Insert(r.backends, r.stable+1, made...)
+	}
 	return nil
 }
 
@@ -319,12 +352,12 @@ func (k rules) readRoute(route *unstructured.Unstructured, b Backends) State {
 	}
 	for _, rule := range list {
 		r, err := k.ring(route, rule, b)
-		if err != nil || r.canary < 0 {
+		if err != nil || !r.split() {
 			continue
 		}
 		state.Touched = true
 		if !r.made() {
-			state.Weight = max(state.Weight, r.percent())
+			state.Weight, state.Baseline = max(state.Weight, r.percent(r.canary)), max(state.Baseline, r.percent(r.baseline))
 		}
 	}
 	if m == nil {
@@ -334,24 +367,23 @@ func (k rules) readRoute(route *unstructured.Unstructured, b Backends) State {
 	state.Match = m.Match
 	again, err := k.splitRoute(route, b, m.Split)
 	if state.Intact = err == nil && equality.Semantic.DeepEqual(again.Object["spec"], route.Object["spec"]); state.Intact {
-		state.Weight = m.Weight
+		state.Weight, state.Baseline = m.Weight, m.Baseline
 	}
 	return state
 }
 
-// percent is what the canary has of what the two have together, rounded up: a
-// little is not nothing.
-func (r *ring) percent() int {
-	canary, _ := r.weight(r.canary)
-	if canary <= 0 {
+// percent is what a backend of ours has of what they all have together, rounded
+// up: a little is not nothing.
+func (r *ring) percent(at int) int {
+	if at < 0 {
 		return 0
 	}
-	sum := canary
-	if r.stable >= 0 {
-		stable, _ := r.weight(r.stable)
-		sum += max(stable, 0)
+	weight, _ := r.weight(at)
+	if weight <= 0 {
+		return 0
 	}
-	return int((canary*100 + sum - 1) / sum)
+	sum := r.sum()
+	return int((weight*100 + sum - 1) / sum)
 }
 
 // services lists those that rules send to.

@@ -84,34 +84,38 @@ func (m *Match) String() string {
 
 // Split is how requests are shared out. The zero value gives the canary none.
 type Split struct {
-	// Weight is the canary's share in percent of what the two Services get, 0 to 100.
-	Weight int `json:"weight"`
+	// Weight is the canary's share in percent of what the Services get together, 0
+	// to 100, Baseline that of its baseline. The stable Service has the rest.
+	Weight   int `json:"weight"`
+	Baseline int `json:"baseline,omitempty"`
 	// Match picks requests that go to the canary beside those; nil picks none.
 	Match *Match `json:"match,omitempty"`
 }
 
-// None tells whether the canary gets nothing.
-func (s Split) None() bool { return s.Weight == 0 && s.Match == nil }
+// None tells whether canary and baseline get nothing.
+func (s Split) None() bool { return s.Weight == 0 && s.Baseline == 0 && s.Match == nil }
 
 // Same tells whether two splits are one.
 func (s Split) Same(other Split) bool {
-	return s.Weight == other.Weight && (s.Match == nil) == (other.Match == nil) && (s.Match == nil || *s.Match == *other.Match)
+	return s.Weight == other.Weight && s.Baseline == other.Baseline && (s.Match == nil) == (other.Match == nil) && (s.Match == nil || *s.Match == *other.Match)
 }
 
 // String tells people how requests are shared out.
 func (s Split) String() string {
-	switch {
-	case s.None():
-		return "0 %"
-	case s.Match == nil:
-		return fmt.Sprintf("%d %%", s.Weight)
+	text := fmt.Sprintf("%d %%", s.Weight)
+	if s.Baseline > 0 {
+		text += fmt.Sprintf(" (and %d %% to its baseline)", s.Baseline)
 	}
-	return fmt.Sprintf("%d %%, and %s", s.Weight, s.Match)
+	if s.Match != nil {
+		text += ", and " + s.Match.String()
+	}
+	return text
 }
 
-// Pair is a Service of ours and that of its canary, in the route's namespace.
+// Pair is a Service of ours and those of its canary and of the canary's
+// baseline, in the route's namespace. Baseline is empty where there is none.
 type Pair struct {
-	Stable, Canary string
+	Stable, Canary, Baseline string
 }
 
 // Backends are ours in one route. All get the same split.
@@ -128,8 +132,8 @@ func (b Backends) String() string {
 
 // State is what a route gives the canary.
 type State struct {
-	// Split is what it was last told to; Weight of it, when others changed that,
-	// is the greatest share that the canary has in any rule.
+	// Split is what it was last told to; Weight and Baseline of it, when others
+	// changed that, are the greatest shares that those have in any rule.
 	Split
 	// Touched tells that something of ours is in the route; Intact that it is as
 	// it was written. An untouched route is intact.
@@ -233,7 +237,7 @@ func markOf(u *unstructured.Unstructured) *mark {
 		return nil
 	}
 	var m mark
-	if json.Unmarshal([]byte(text), &m) != nil || m.Weight < 0 || m.Weight > 100 || m.Match.Check() != nil {
+	if json.Unmarshal([]byte(text), &m) != nil || min(m.Weight, m.Baseline) < 0 || m.Weight+m.Baseline > 100 || m.Match.Check() != nil {
 		return nil
 	}
 	return &m
