@@ -107,7 +107,9 @@ func rehearsed(t *testing.T, serving, next *manifest.Release, request Request, r
 		return live[manifest.Ref{APIVersion: kind.GroupVersion().String(), Kind: kind.Kind, Namespace: "x", Name: asked.Name}.String()], nil
 	})
 	require.NoError(t, err)
-	r.Note = strings.Join(notes, "; ")
+	if len(notes) > 0 {
+		r.Note = strings.Join(notes, "; ")
+	}
 	r.Revision = record.Revisions + 1
 	record.Revisions, record.Current = r.Revision, r
 	w := &writes{driver: d, scaled: func(manifest.Ref) bool { return false }, seen: map[string]*unstructured.Unstructured{},

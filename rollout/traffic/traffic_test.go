@@ -19,7 +19,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-var shop = Backends{{"shop", "shop-canary"}}
+var shop = Backends{{Stable: "shop", Canary: "shop-canary"}}
 
 func load(t *testing.T, name string) *unstructured.Unstructured {
 	t.Helper()
@@ -171,7 +171,7 @@ func TestWhatCannotBeSplitIsRefused(t *testing.T) {
 		split  Split
 		says   string
 	}{
-		"no such Service":           {kind: Gateway, b: Backends{{"db", "db-canary"}}, split: Split{Weight: 20}, says: "sends nothing to the Services db"},
+		"no such Service":           {kind: Gateway, b: Backends{{Stable: "db", Canary: "db-canary"}}, split: Split{Weight: 20}, says: "sends nothing to the Services db"},
 		"no whole number":           {kind: Gateway, split: Split{Weight: 20}, change: func(spec map[string]any) { setWeightOf(spec, 1, 0, 9) }, says: "multiply all weights of that rule by 100"},
 		"canary named already":      {kind: Gateway, split: Split{Weight: 20}, change: func(spec map[string]any) { renameOf(spec, 1, 1, "shop-canary") }, says: ""},
 		"Service twice":             {kind: Gateway, split: Split{Weight: 20}, change: func(spec map[string]any) { renameOf(spec, 1, 1, "shop") }, says: "twice"},
@@ -310,7 +310,7 @@ func TestSplitKeepsAllElse(t *testing.T) {
 		}
 		route := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
 			"metadata": map[string]any{"name": "shop", "namespace": "x"}, "spec": map[string]any{"rules": rules}}}
-		both := Backends{{"shop", "shop-canary"}, {"web", "web-canary"}}
+		both := Backends{{Stable: "shop", Canary: "shop-canary"}, {Stable: "web", Canary: "web-canary"}}
 		s := Split{Weight: rapid.IntRange(0, 100).Draw(t, "percent")}
 		if rapid.Bool().Draw(t, "match") {
 			s.Match = &Match{Header: "x-canary", Value: "yes"}
@@ -337,7 +337,7 @@ func TestSplitKeepsAllElse(t *testing.T) {
 		list, _, _ := unstructured.NestedSlice(made.Object, "spec", "rules")
 		for _, entry := range list {
 			var stable, canary, others int64
-			sole := true
+			sole := len(entry.(map[string]any)["backendRefs"].([]any)) > 0
 			for _, b := range entry.(map[string]any)["backendRefs"].([]any) {
 				backend := b.(map[string]any)
 				weight, ok := backend["weight"].(int64)
