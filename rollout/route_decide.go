@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/tidegate-ci/tidegate/rollout/health"
-	"github.com/tidegate-ci/tidegate/rollout/manifest"
 	"github.com/tidegate-ci/tidegate/rollout/traffic"
 )
 
