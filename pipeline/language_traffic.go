@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -96,7 +97,7 @@ func (d *decoder) checkCompared(path string, canary *CanarySpec) {
 				"a metric is compared with a baseline, for which Ingress-NGINX has no third share")
 		}
 		for j, step := range canary.Steps {
-			if step.Weight == 100 || step.Weight == 0 && step.Match != nil {
+			if step.Weight == 100 || step.Match != nil && d.isZero(fmt.Sprintf("%s.steps[%d].weight", path, j)) {
 				d.add(d.at(fmt.Sprintf("%s.steps[%d].weight", path, j)), RuleUnreachable, "write 1 to 99",
 					"a metric is compared with a baseline, which gets no requests beside a weight of %d", step.Weight)
 			}
@@ -105,10 +106,20 @@ func (d *decoder) checkCompared(path string, canary *CanarySpec) {
 	}
 }
 
+// isZero tells whether the file says 0 there: a number that was refused is 0, too.
+func (d *decoder) isZero(path string) bool {
+	n := d.nodes[path]
+	if n == nil || n.kind != intNode {
+		return false
+	}
+	value, err := strconv.Atoi(n.text)
+	return err == nil && value == 0
+}
+
 func (d *decoder) checkMatch(path string, step *CanaryStep, traffic *TrafficSpec) {
 	m := step.Match
 	if m == nil {
-		if step.Weight == 0 && d.has(path+".weight") {
+		if d.isZero(path + ".weight") {
 			d.add(d.at(path+".weight"), RuleValue, "write 1 to 100, or a match beside it", "a step with weight 0 sends nothing to the new version")
 		}
 		return
