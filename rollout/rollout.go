@@ -296,7 +296,7 @@ type Rollout struct {
 	CanaryWave int  `json:"canaryWave,omitempty"`
 	// Readiness are the rules for custom resources.
 	Readiness []Readiness `json:"readiness,omitempty"`
-	Routes   []LiveRoute    `json:"routes,omitempty"`
+	Routes    []LiveRoute `json:"routes,omitempty"`
 	// TakenOver are objects that others made and this release takes over.
 	TakenOver []manifest.Ref `json:"takenOver,omitempty"`
 	// StableTouched is set before the first write to a stable workload.

@@ -76,12 +76,7 @@ func (w *world) steady(service string, senders int, every time.Duration) *stream
 	return w.steadyTo(w.address(service), senders, every)
 }
 
-// streamTo sends requests to what is no Service.
-func (w *world) streamTo(address string) *stream {
-	w.Helper()
-	return w.steadyTo(address, 4, 10*time.Millisecond)
-}
-
+// steadyTo sends requests to what need not be a Service.
 func (w *world) steadyTo(address string, senders int, every time.Duration) *stream {
 	w.Helper()
 	ctx, cancel := context.WithCancel(w.ctx)

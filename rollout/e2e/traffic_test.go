@@ -6,9 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"math"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tidegate-ci/tidegate/rollout"
 	"github.com/tidegate-ci/tidegate/rollout/traffic"
@@ -57,120 +53,6 @@ func (w *world) weightAt(step int, weight int) {
 		c := r.Current
 		return r.Live() && c.State == rollout.Canary && c.Step == step && !c.StepReadyAt.IsZero() && len(c.Routes) > 0 && c.Routes[0].Told.Weight == weight
 	})
-}
-
-// share sends n requests, with a header or without, and returns how many each version answered.
-func (w *world) share(address, header string, n int) map[string]int {
-	w.Helper()
-	client := newClient()
-	answered := map[string]int{}
-	for range n {
-		request, err := http.NewRequestWithContext(w.ctx, http.MethodGet, address, http.NoBody)
-		require.NoError(w, err)
-		if header != "" {
-			request.Header.Set(header, "yes")
-		}
-		answer, err := client.Do(request)
-		require.NoError(w, err)
-		body, err := io.ReadAll(io.LimitReader(answer.Body, 1<<10))
-		require.NoError(w, err)
-		require.NoError(w, answer.Body.Close())
-		require.Equal(w, http.StatusOK, answer.StatusCode, "%s", body)
-		version, _, _ := strings.Cut(string(body), " ")
-		answered[version]++
-	}
-	return answered
-}
-
-// isShare holds what was counted against the weight: five standard deviations of
-// a binomial, which a correct router exceeds once in a million times.
-func (w *world) isShare(answered map[string]int, version string, percent int) {
-	w.Helper()
-	n := 0
-	for _, count := range answered {
-		n += count
-	}
-	p := float64(percent) / 100
-	bound := 5 * math.Sqrt(float64(n)*p*(1-p))
-	w.Logf("%d %%: %v of %d, within %.0f ± %.0f", percent, answered, n, p*float64(n), bound)
-	require.InDelta(w, p*float64(n), float64(answered[version]), bound)
-}
-
-// Through a real data plane, every step has exactly the share that it says, and
-// no request fails while weights move, are put right, promote and roll back.
-func TestGatewayGivesTheCanaryItsShare(t *testing.T) {
-	routers(t)
-	w := newWorld(t)
-	v1, v2, v3 := image(t, "VERSION=1"), image(t, "VERSION=2"), image(t, "VERSION=3")
-	first := w.request(v1, 0)
-	first.Release = w.release(routed, v1)
-	_, err := w.controller().Start(w.ctx, first, w.log(nil))
-	require.NoError(t, err)
-	w.answersWith("shop", "1")
-	before := w.object(httpRoutes, "shop")
-	edge := w.gateway("shop")
-	live := w.streamTo(edge.address())
-
-	how := []string{"--bake", "1s", "--traffic", "httproute/shop", "--canary", "0:1h:header.x-canary=yes", "--canary", "20:1h", "--canary", "50:1h"}
-	command, out := w.startFile(routed, v2, how...)
-	w.weightAt(1, 0)
-	require.Equal(t, map[string]int{"2": 50}, w.share(edge.address(), "x-canary", 50))
-	require.Equal(t, map[string]int{"1": 50}, w.share(edge.address(), "", 50))
-	require.Equal(t, map[string]int{"1": 50}, w.share(w.address("shop"), "x-canary", 50), "the Service itself sends to the stable pods alone")
-
-	_, err = w.cli("rollout", "promote", "shop")
-	require.NoError(t, err)
-	w.weightAt(2, 20)
-	w.isShare(w.share(edge.address(), "", 500), "2", 20)
-	status, err := w.cli("rollout", "status", "shop")
-	require.NoError(t, err)
-	require.Contains(t, status, "HTTPRoute/shop: 20 % to Service/shop-canary")
-	drift, code := w.asks("diff", "shop")
-	require.Zero(t, code, "weights are no drift: %s", drift)
-
-	// Someone gives the canary more, and is overruled.
-	patch := `[{"op":"replace","path":"/spec/rules/1/backendRefs/1/weight","value":400}]`
-	_, err = objects(t).Resource(httpRoutes).Namespace(w.namespace).Patch(w.ctx, "shop", types.JSONPatchType, []byte(patch), metav1.PatchOptions{FieldManager: "somebody"})
-	require.NoError(t, err)
-	w.until("put right", func(r *rollout.Record) bool { return r.Live() && r.Current.Routes[0].Overwritten == 1 })
-	state := traffic.For(traffic.Gateway).Read(w.object(httpRoutes, "shop"), traffic.Backends{{Stable: "shop", Canary: "shop-canary"}})
-	require.True(t, state.Intact && state.Weight == 20, "%+v", state)
-
-	// The process dies; another goes on from the cluster.
-	require.NoError(t, command.Process.Kill())
-	require.Error(t, command.Wait(), "%s", out)
-	tell := w.told()
-	done := make(chan error, 1)
-	go func() {
-		_, err := w.controller().Continue(w.ctx, w.target(), w.log(tell))
-		done <- err
-	}()
-	_, err = w.cli("rollout", "promote", "shop")
-	require.NoError(t, err)
-	w.weightAt(3, 50)
-	w.isShare(w.share(edge.address(), "", 500), "2", 50)
-	_, err = w.cli("rollout", "promote", "shop")
-	require.NoError(t, err)
-	require.NoError(t, <-done)
-	w.settles(map[string]int{v2: 3})
-	w.routeIs(before)
-	require.Equal(t, map[string]int{"2": 50}, w.share(edge.address(), "", 50))
-
-	// A release that is taken back has its weight taken first.
-	command, out = w.startFile(routed, v3, "--bake", "1s", "--traffic", "httproute/shop", "--canary", "50:1h")
-	w.weightAt(1, 50)
-	w.isShare(w.share(edge.address(), "", 300), "3", 50)
-	_, err = w.cli("rollout", "abort", "shop")
-	require.NoError(t, err)
-	require.Error(t, command.Wait(), "%s", out)
-	require.Equal(t, map[string]int{"2": 50}, w.share(edge.address(), "", 50))
-	w.settles(map[string]int{v2: 3})
-	w.routeIs(before)
-	w.nothingBeside("shop-canary")
-	answered, _ := live.end("", "")
-	t.Logf("answered %v", answered)
-	require.Empty(t, live.failures)
-	require.NotZero(t, answered["3"])
 }
 
 // routeIs waits for nothing: the route must be what its manifest made of it.

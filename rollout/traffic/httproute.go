@@ -37,6 +37,9 @@ func unset(m map[string]any, key, value string) bool {
 
 func matchHTTPRoute(rule map[string]any, m Match, canary map[string]any) (map[string]any, error) {
 	delete(rule, "name") // which is unique
+	// The API server sets this default itself: without it, what is read back would
+	// look as if someone had changed it.
+	canary["weight"] = int64(1)
 	rule["backendRefs"] = []any{canary}
 	matches, _ := rule["matches"].([]any)
 	if len(matches) == 0 {

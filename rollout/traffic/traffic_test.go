@@ -366,3 +366,41 @@ func TestSplitKeepsAllElse(t *testing.T) {
 		}
 	})
 }
+
+// The API server fills in defaults, which are no changes by someone else.
+func TestDefaultsAreNoChanges(t *testing.T) {
+	router := For(Gateway)
+	for name, split := range splits {
+		if router.Can(split) != nil {
+			continue
+		}
+		made, err := router.Split(defaulted(load(t, Gateway.Resource())), nil, shop, split)
+		require.NoError(t, err)
+		state := router.Read(defaulted(made), shop)
+		require.True(t, state.Touched && state.Intact && state.Same(split), "%s: %+v", name, state)
+	}
+}
+
+// defaulted is an HTTPRoute as its CustomResourceDefinition has the API server keep it.
+func defaulted(route *unstructured.Unstructured) *unstructured.Unstructured {
+	route = route.DeepCopy()
+	set := func(m map[string]any, key string, value any) {
+		if _, ok := m[key]; !ok {
+			m[key] = value
+		}
+	}
+	for _, entry := range route.Object["spec"].(map[string]any)["rules"].([]any) {
+		rule := entry.(map[string]any)
+		set(rule, "matches", []any{map[string]any{}})
+		for _, match := range rule["matches"].([]any) {
+			set(match.(map[string]any), "path", map[string]any{"type": "PathPrefix", "value": "/"})
+		}
+		backends, _ := rule["backendRefs"].([]any)
+		for _, backend := range backends {
+			set(backend.(map[string]any), "group", "")
+			set(backend.(map[string]any), "kind", "Service")
+			set(backend.(map[string]any), "weight", int64(1))
+		}
+	}
+	return route
+}
