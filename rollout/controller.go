@@ -428,6 +428,9 @@ func (d *driver) finishCurrent(ctx context.Context, done func(*Record) bool) err
 	if d.watch, err = d.observe(ctx, len(r.Services) > 0, d.release, d.base); err != nil {
 		return err
 	}
+	if err := d.watch.follow(ctx, r); err != nil {
+		return err
+	}
 	return d.run(ctx, done)
 }
 

@@ -40,6 +40,8 @@ type observer struct {
 	rules        ruleCache
 	// scaledObjects are KEDA's, as they were when the observer began.
 	scaledObjects []unstructured.Unstructured
+	// followed are the routes that give a canary its share; nil when there are none.
+	followed *routeWatch
 
 	mu sync.Mutex
 	// written are objects that this process wrote and its caches may not show
@@ -217,6 +219,7 @@ func (o *observer) wrote(u *unstructured.Unstructured) {
 		}
 		object = &corev1.Service{}
 	default:
+		o.applied(u)
 		o.wroteResource(u)
 		return
 	}

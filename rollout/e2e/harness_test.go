@@ -102,6 +102,7 @@ func setUp(m *testing.M) (int, error) {
 	if layer, err = binaryLayer(server); err != nil {
 		return 0, err
 	}
+	defer removeRouters()
 	return m.Run(), nil
 }
 
