@@ -20,7 +20,7 @@ GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 CLUSTER_TESTS := ./build/... $(patsubst deploy/cluster/%,./%,$(filter-out %/component,$(wildcard deploy/cluster/internal/*)))
 
 .DEFAULT_GOAL := help
-.PHONY: help packages build cluster-build cluster-up cluster-down demo test test-unit test-e2e peers bench bench-build lint clean
+.PHONY: help packages build cluster-build cluster-up cluster-down demo test test-unit test-e2e test-crash peers bench bench-build lint clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ test-unit: packages ## Unit, property and race tests of every package
 
 test-e2e: packages build peers cluster-build ## End-to-end tests through the real binary on the real cluster
 	./.ci/e2e
+
+test-crash: packages build cluster-build ## A rollout killed at each of its writes, all of them (make test takes a sample)
+	TIDEGATE_CRASHES=all ./.ci/e2e -run TestKilledAtEvery -v
 
 bench: packages build cluster-build ## Whole-system measurements, as quoted in README.md
 	./.ci/bench
