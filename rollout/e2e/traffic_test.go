@@ -91,7 +91,7 @@ func TestGatewayThatTakesNothing(t *testing.T) {
 	require.NoError(t, err)
 	before := w.object(httpRoutes, "shop")
 	request := w.request(v2, time.Second, rollout.Step{Weight: 20})
-	request.Release, request.Deadline = w.release(routed, v2), 10*time.Second
+	request.Release, request.Deadline = w.release(routed, v2), 40*time.Second
 	request.Strategy.Traffic = []rollout.TrafficRoute{{Router: traffic.Gateway, Name: "shop"}}
 	plan, err := w.controller().Plan(w.ctx, request)
 	require.NoError(t, err)
