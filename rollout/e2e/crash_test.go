@@ -1,4 +1,4 @@
-//go:build e2e
+//go:build e2e && crash
 
 package e2e
 
@@ -20,7 +20,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -31,14 +30,14 @@ import (
 const (
 	// lanes are applications that are rolled out side by side, each in a namespace
 	// of its own: most of a run is waiting for a dead owner's lease.
-	lanes = 4
+	lanes = 3
 	// mostWrites bounds the search for a command's last write.
 	mostWrites = 120
 	// Killed before write n+1 the cluster is as it is after write n, so that both
 	// moments of every other write are all states that a crash can leave. That are
 	// more than a hundred rollouts; a sample of them is taken unless all are asked for.
 	everyState  = 2
-	sampleState = 10
+	sampleState = 14
 )
 
 // states is how far apart the writes are at which commands are killed.
@@ -433,43 +432,4 @@ func (w *world) left(record *rollout.Record, image string) string {
 	}{all, inventory, len(record.Current.Gates)}, "", " ")
 	require.NoError(w, err)
 	return greeting.ReplaceAllString(strings.NewReplacer(image, "IMAGE", `"`+config+`"`, `"CONFIG"`, w.namespace, "NAMESPACE").Replace(string(text)), "hello-N")
-}
-
-// fewestReady watches pods from now on and tells the fewest of them that were
-// ready, and not told to stop, at once.
-func (w *world) fewestReady(selector string) func() int {
-	w.Helper()
-	list, err := kube.CoreV1().Pods(w.namespace).List(w.ctx, metav1.ListOptions{LabelSelector: selector})
-	require.NoError(w, err)
-	ready := map[types.UID]bool{}
-	see := func(pod *corev1.Pod, deleted bool) {
-		delete(ready, pod.UID)
-		for _, c := range pod.Status.Conditions {
-			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && pod.DeletionTimestamp == nil && !deleted {
-				ready[pod.UID] = true
-			}
-		}
-	}
-	for i := range list.Items {
-		see(&list.Items[i], false)
-	}
-	var fewest atomic.Int64
-	fewest.Store(int64(len(ready)))
-	watch, err := kube.CoreV1().Pods(w.namespace).Watch(w.ctx, metav1.ListOptions{LabelSelector: selector, ResourceVersion: list.ResourceVersion})
-	require.NoError(w, err)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for event := range watch.ResultChan() {
-			if pod, ok := event.Object.(*corev1.Pod); ok {
-				see(pod, event.Type == "DELETED")
-				fewest.Store(min(fewest.Load(), int64(len(ready))))
-			}
-		}
-	}()
-	w.Cleanup(func() {
-		watch.Stop()
-		<-ended
-	})
-	return func() int { return int(fewest.Load()) }
 }

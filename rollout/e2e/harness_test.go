@@ -20,6 +20,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,6 +37,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -305,4 +307,43 @@ func (w *world) settles(want map[string]int) {
 		_, ok := <-watch.ResultChan()
 		require.True(w, ok, "other pods serve: want %v, have %v", want, w.pods())
 	}
+}
+
+// fewestReady watches pods from now on and tells the fewest of them that were
+// ready, and not told to stop, at once.
+func (w *world) fewestReady(selector string) func() int {
+	w.Helper()
+	list, err := kube.CoreV1().Pods(w.namespace).List(w.ctx, metav1.ListOptions{LabelSelector: selector})
+	require.NoError(w, err)
+	ready := map[types.UID]bool{}
+	see := func(pod *corev1.Pod, deleted bool) {
+		delete(ready, pod.UID)
+		for _, c := range pod.Status.Conditions {
+			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && pod.DeletionTimestamp == nil && !deleted {
+				ready[pod.UID] = true
+			}
+		}
+	}
+	for i := range list.Items {
+		see(&list.Items[i], false)
+	}
+	var fewest atomic.Int64
+	fewest.Store(int64(len(ready)))
+	watch, err := kube.CoreV1().Pods(w.namespace).Watch(w.ctx, metav1.ListOptions{LabelSelector: selector, ResourceVersion: list.ResourceVersion})
+	require.NoError(w, err)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for event := range watch.ResultChan() {
+			if pod, ok := event.Object.(*corev1.Pod); ok {
+				see(pod, event.Type == "DELETED")
+				fewest.Store(min(fewest.Load(), int64(len(ready))))
+			}
+		}
+	}()
+	w.Cleanup(func() {
+		watch.Stop()
+		<-ended
+	})
+	return func() int { return int(fewest.Load()) }
 }
