@@ -20,9 +20,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tidegate-ci/tidegate/rollout"
 )
@@ -339,22 +337,6 @@ func (w *world) goesOn(c crash, dir string, args []string, known int) {
 			require.True(w, errors.As(err, &exit) && exit.ExitCode() == 1, "%v: %s", err, out)
 		}
 	}
-}
-
-// age lets the lease of a dead owner look as if it had died two minutes ago. A
-// lease that was given up stays so.
-func (w *world) age() {
-	w.Helper()
-	lease, err := kube.CoordinationV1().Leases(w.namespace).Get(w.ctx, "tidegate-shop", metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return
-	}
-	require.NoError(w, err)
-	at := metav1.NewMicroTime(time.Now().Add(-2 * time.Minute))
-	body, err := json.Marshal(map[string]any{"spec": map[string]any{"renewTime": at}})
-	require.NoError(w, err)
-	_, err = kube.CoordinationV1().Leases(w.namespace).Patch(w.ctx, lease.Name, types.MergePatchType, body, metav1.PatchOptions{})
-	require.NoError(w, err)
 }
 
 var (

@@ -8,6 +8,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log"
@@ -346,4 +347,20 @@ func (w *world) fewestReady(selector string) func() int {
 		<-ended
 	})
 	return func() int { return int(fewest.Load()) }
+}
+
+// age lets the lease of a dead owner look as if it had died two minutes ago. A
+// lease that was given up stays so.
+func (w *world) age() {
+	w.Helper()
+	lease, err := kube.CoordinationV1().Leases(w.namespace).Get(w.ctx, "tidegate-shop", metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return
+	}
+	require.NoError(w, err)
+	at := metav1.NewMicroTime(time.Now().Add(-2 * time.Minute))
+	body, err := json.Marshal(map[string]any{"spec": map[string]any{"renewTime": at}})
+	require.NoError(w, err)
+	_, err = kube.CoordinationV1().Leases(w.namespace).Patch(w.ctx, lease.Name, types.MergePatchType, body, metav1.PatchOptions{})
+	require.NoError(w, err)
 }
