@@ -17,7 +17,7 @@ func TestADeadlineStandsStillWhileItIsPaused(t *testing.T) {
 		ctx, d, stop := withDeadline(t.Context(), time.Minute, why)
 		defer stop()
 		time.Sleep(40 * time.Second) //nolint:forbidigo // the bubble's clock
-		for range 2 { // said again is no matter
+		for range 2 {                // said again is no matter
 			d.pause(true)
 		}
 		time.Sleep(24 * time.Hour) //nolint:forbidigo // the bubble's clock
