@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -106,13 +105,6 @@ func (w *world) steady(service string, senders int, every time.Duration) *stream
 	s.stop = func() { cancel(); sending.Wait() }
 	w.Cleanup(s.stop)
 	return s
-}
-
-// failed lists the requests that failed so far.
-func (s *stream) failed() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.failures)
 }
 
 // end stops the stream and returns how many requests each version answered, and
