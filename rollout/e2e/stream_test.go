@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -111,13 +110,6 @@ func (w *world) steadyTo(address string, senders int, every time.Duration) *stre
 	s.stop = func() { cancel(); sending.Wait() }
 	w.Cleanup(s.stop)
 	return s
-}
-
-// failed lists the requests that failed so far.
-func (s *stream) failed() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.failures)
 }
 
 // end stops the stream and returns how many requests each version answered, and
