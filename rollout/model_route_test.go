@@ -112,10 +112,10 @@ func (m *model) someoneElse() {
 	}
 }
 
-// bearable tells whether the pods that serve can bear what the route gives them.
+// bearable tells whether the canary pods that serve can bear what the route gives them.
 func (m *model) bearable(s traffic.Split) bool {
 	n := len(m.serving())
-	return s.None() || n > 0 && s.Weight <= 100*n/int(m.n)
+	return s.Weight == 0 && s.Match == nil || n > 0 && s.Weight <= 100*n/int(m.n)
 }
 
 // checkRoute holds an action against what it would do to the requests behind a route.
@@ -138,9 +138,9 @@ func (m *model) checkRoute(r *Rollout, a Action) {
 			m.t.Fatalf("%s given to %d pods of %d", a.Split, len(m.serving()), m.n)
 		case !a.Split.None() && m.canary != r.Digest:
 			m.t.Fatal("requests given to pods of another release")
-		case !a.Split.None() && r.State != Canary && r.State != Rolling:
+		case !a.Split.None() && r.State != Canary && r.State != Promoting && r.State != Rolling:
 			m.t.Fatalf("requests given in state %s", r.State)
-		case !a.Split.None() && r.State == Rolling && a.Split.Weight > rt.split.Weight:
+		case !a.Split.None() && r.State != Canary && a.Split.Weight > rt.split.Weight:
 			m.t.Fatal("the weight rose when nothing judged it")
 		case a.Split.Weight > rt.split.Weight && r.State == Canary && m.service.points != PointsStable:
 			m.t.Fatal("weight given while the stable Service selects the canary too")
