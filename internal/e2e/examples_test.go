@@ -43,6 +43,7 @@ func TestExamplesRun(t *testing.T) {
 		"environments": {app: "shop", status: "revision 2 of shop in environment staging", environments: []string{"shop-staging", "shop-production"}},
 		"helm":         {app: "shop", status: "the data is as v2 needs it"},
 		"kustomize":    {app: "shop", status: "wave 2, health: passed"},
+		"gateway":      {app: "shop", status: "HTTPRoute/shop: 0 % to Service/shop-canary", beside: routed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
