@@ -23,7 +23,7 @@ ROLLOUT_PEERS := $(BIN)/rollouts-controller $(BIN)/flagger $(BIN)/kwok
 CLUSTER_TESTS := ./build/... $(patsubst deploy/cluster/%,./%,$(filter-out %/component,$(wildcard deploy/cluster/internal/*)))
 
 .DEFAULT_GOAL := help
-.PHONY: help packages build cluster-build cluster-up cluster-down demo test test-unit test-e2e peers peers-rollout bench bench-build bench-rollout lint clean
+.PHONY: help packages build cluster-build cluster-up cluster-down demo test test-unit test-e2e test-crash peers peers-rollout bench bench-build bench-rollout lint clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,10 +48,7 @@ cluster-down: ## Stop the local Kubernetes and remove its state
 demo: packages build cluster-build ## The whole story on this machine (KEEP=1 leaves it running)
 	$(TIDEGATE) demo $(if $(KEEP),--keep)
 
-# What is compiled keeps all processors busy; what runs on the cluster waits most of
-# the time. So the one goes before, and the others go side by side.
-test: lint packages build peers cluster-build ## Everything that CI runs
-	$(MAKE) -j 2 --output-sync=line test-unit test-e2e
+test: lint test-unit test-e2e ## Everything that CI runs
 
 test-unit: packages ## Unit, property and race tests of every package
 	CGO_ENABLED=1 go test -race -timeout 30m ./...
@@ -60,6 +57,9 @@ test-unit: packages ## Unit, property and race tests of every package
 
 test-e2e: packages build peers cluster-build ## End-to-end tests through the real binary on the real cluster
 	./.ci/e2e
+
+test-crash: packages build cluster-build ## A rollout killed at its writes (TIDEGATE_CRASHES=all: at each of them)
+	TIDEGATE_TAGS=crash ./.ci/e2e -run TestKilledAtEvery -v
 
 bench: packages build cluster-build ## Whole-system measurements, as quoted in README.md
 	./.ci/bench

@@ -35,7 +35,7 @@ func (s Stage) clone() Stage {
 		deploy.Manifests, deploy.Helm = slices.Clone(deploy.Manifests), deploy.Helm.clone()
 		deploy.Images, deploy.Readiness = slices.Clone(deploy.Images), slices.Clone(deploy.Readiness)
 		if canary := deploy.Strategy.Canary; canary != nil {
-			deploy.Strategy.Canary = &CanarySpec{Steps: slices.Clone(canary.Steps), Gates: cloneGates(canary.Gates)}
+			deploy.Strategy.Canary = canary.clone()
 		}
 		if blueGreen := deploy.Strategy.BlueGreen; blueGreen != nil {
 			copied := *blueGreen
@@ -59,6 +59,17 @@ func (s Stage) rewrite(fn rewriter) Stage {
 	out := s.clone()
 	stageShape.rewrite(reflect.ValueOf(&out).Elem(), "", fn)
 	return out
+}
+
+func (c *CanarySpec) clone() *CanarySpec {
+	copied := &CanarySpec{Steps: slices.Clone(c.Steps), Gates: cloneGates(c.Gates), Traffic: clonePointer(c.Traffic)}
+	for i := range copied.Steps {
+		copied.Steps[i].Match = clonePointer(copied.Steps[i].Match)
+	}
+	if t := copied.Traffic; t != nil {
+		t.Gateway, t.Nginx, t.Istio, t.Traefik = slices.Clone(t.Gateway), slices.Clone(t.Nginx), slices.Clone(t.Istio), slices.Clone(t.Traefik)
+	}
+	return copied
 }
 
 func clonePointer[T any](p *T) *T {

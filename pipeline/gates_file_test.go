@@ -24,7 +24,7 @@ hooks:
 		"": "gates.yaml:1:1",
 		"gates: [{approval: {name: a, steps: [3]}}]":                                   "no step 3",
 		"gates: [{approval: {name: a}}, {approval: {name: a}}]":                        "two gates are named",
-		"gates: [{aproval: {name: a}}]":                                                "did you mean",
+		"gates: [{aproval: {name: a}}]":                                                "did you mean", //nolint:misspell // on purpose
 		"gates: [{approval: {name: a, message: '${{ event.commit }}'}}]":               "no event",
 		"hooks: {before: [{name: a, manifest: x}, {name: a, manifest: y}]}":            "two hooks are named",
 		"gates: [{metric: {name: m, prometheus: 'http://p', bad: x, total: y}}]":       "only a canary has one",

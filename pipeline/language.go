@@ -261,7 +261,7 @@ var deployShape = object{
 		{key: "on-rollback", shape: text{choices: []string{"revert-pull-request"}}, doc: "What happens when the release is taken back by itself: a pull request that takes the commit back."},
 		{key: "promote", shape: promoteShape, doc: "Takes the very images that are verified in another environment."},
 
-		{key: "traffic", unsupported: "leave it out: weight is set by the number of replicas"},
+		{key: "traffic", unsupported: "write it under strategy.canary"},
 		{key: "namespace", unsupported: "an environment has its namespace; set it there"},
 		{key: "cluster", unsupported: "an environment has its cluster; set it there"},
 	},
@@ -294,14 +294,15 @@ var canaryShape = object{
 		{key: "steps", shape: list{item: object{
 			name: "canary-step", doc: "A share of the new version, held for a while.",
 			fields: []field{
-				{key: "weight", shape: number{1, 100}, required: true, doc: "Percent of the new version."},
+				{key: "weight", shape: number{0, 100}, required: true, doc: "Percent of the new version; 0 beside a match alone."},
 				{key: "hold", shape: duration{0, week}, doc: "How long to stay once the pods are healthy."},
+				{key: "match", shape: matchShape, doc: "Requests that go to the new version whatever the weight, where a router gives the share."},
 				{key: "gates", unsupported: "write gates beside steps, and name there the steps they hold for"},
 			},
 		}, min: 1, max: 100}, required: true, doc: "The steps, each with a greater weight than the one before."},
 
 		{key: "gates", shape: list{item: gateShape, min: 1, max: 20}, doc: "Gates of every step, beside the health of its pods."},
-		{key: "traffic", unsupported: "leave it out: weight is set by the number of replicas"},
+		{key: "traffic", shape: trafficShape, doc: "Routes by which the new version gets exactly its share; by the number of pods when not set."},
 	},
 }
 

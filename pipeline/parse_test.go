@@ -72,7 +72,7 @@ func TestParseReadsEveryPartOfAPipeline(t *testing.T) {
 	require.Equal(t, []string{"k8s/"}, p.Stages[2].Deploy.Manifests)
 	production := p.Stages[3]
 	require.Equal(t, &ApproveSpec{From: []string{"ops"}, Timeout: 24 * time.Hour}, production.Approve)
-	require.Equal(t, []CanaryStep{{10, time.Minute}, {50, 2 * time.Minute}}, production.Deploy.Strategy.Canary.Steps)
+	require.Equal(t, []CanaryStep{{Weight: 10, Hold: time.Minute}, {Weight: 50, Hold: 2 * time.Minute}}, production.Deploy.Strategy.Canary.Steps)
 	half := 0.5
 	require.Equal(t, []GateSpec{
 		{Metric: &MetricSpec{Name: "load", HTTP: "http://shop/load", Query: "response.load", Max: &half, Tolerate: 1}},

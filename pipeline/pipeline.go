@@ -278,6 +278,24 @@ type CanarySpec struct {
 	Steps []CanaryStep `json:"steps"`
 	// Gates must all pass at every step, beside the health of its pods.
 	Gates []GateSpec `json:"gates,omitempty"`
+	// Traffic names routes that give the new version its share; nil means by the
+	// number of its pods.
+	Traffic *TrafficSpec `json:"traffic,omitempty"`
+}
+
+// TrafficSpec lists routes by router, as kubectl names them, such as httproute/shop.
+type TrafficSpec struct {
+	Gateway []string `json:"gateway,omitempty"`
+	Nginx   []string `json:"nginx,omitempty"`
+	Istio   []string `json:"istio,omitempty"`
+	Traefik []string `json:"traefik,omitempty"`
+}
+
+// MatchSpec picks requests whose Header, or whose Cookie, has this very Value.
+type MatchSpec struct {
+	Header string `json:"header,omitempty"`
+	Cookie string `json:"cookie,omitempty"`
+	Value  string `json:"value"`
 }
 
 // GateSpec is a gate of a canary step, or of blue-green; exactly one field is set.
@@ -329,6 +347,8 @@ type SecretKey struct {
 type CanaryStep struct {
 	Weight int           `json:"weight"`
 	Hold   time.Duration `json:"hold,omitempty"`
+	// Match picks requests that go to the new version beside those; nil picks none.
+	Match *MatchSpec `json:"match,omitempty"`
 }
 
 // ApproveSpec waits for a person.

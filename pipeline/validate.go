@@ -173,6 +173,7 @@ func (d *decoder) checkStrategy(path string, s *Stage) {
 		return
 	}
 	d.checkGates(path+".canary.gates", strategy.Canary.Gates, len(strategy.Canary.Steps))
+	d.checkTraffic(path+".canary", strategy.Canary)
 	for i := 1; i < len(strategy.Canary.Steps); i++ {
 		before, now := strategy.Canary.Steps[i-1].Weight, strategy.Canary.Steps[i].Weight
 		if before > 0 && now > 0 && now <= before {

@@ -269,6 +269,9 @@ func (c *clients) dryRun(ctx context.Context, app string, u *unstructured.Unstru
 	}
 	err = c.retry(ctx, fmt.Sprintf("trying %s", ref), func(ctx context.Context) error {
 		_, err := c.apply(ctx, u, FieldManager, force || f.foreign, true)
+		if ownConflict(err) {
+			_, err = c.apply(ctx, u, FieldManager, true, true)
+		}
 		return err
 	})
 	switch {

@@ -143,7 +143,7 @@ func TestPreviewService(t *testing.T) {
 	release := releaseOf(t, arranged)
 	ref := manifest.Ref{APIVersion: "v1", Kind: "Service", Namespace: "x", Name: "shop"}
 	workload := manifest.Ref{APIVersion: "apps/v1", Kind: "Deployment", Namespace: "x", Name: "shop"}
-	u, err := previewService(manifest.Stamped(release.Find(ref), "shop", 2, release.Digest), "uid-1", workload)
+	u, err := companionService(manifest.Stamped(release.Find(ref), "shop", 2, release.Digest), PreviewTrack, "uid-1", workload)
 	require.NoError(t, err)
 	require.Equal(t, "shop-preview", u.GetName())
 	require.Equal(t, map[string]any{"publishNotReadyAddresses": true, "ports": []any{map[string]any{"port": int64(80)}},

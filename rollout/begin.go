@@ -66,10 +66,13 @@ func (d *driver) begin(ctx context.Context, request Request, note string) error 
 	if err := d.choose(request, r, []string{note, takenOver(request.Release, findings)}); err != nil {
 		return err
 	}
-	if err := d.previewsAreFree(ctx, r.Services); err != nil {
+	d.release, d.jobs = request.Release, request.jobs()
+	if err := d.chooseRoutes(ctx, r); err != nil {
+		return err
+	}
+	if err := errors.Join(d.previewsAreFree(ctx, r), d.tryRoutes(ctx, r)); err != nil {
 		return errors.Join(err, d.recordRejected(ctx, r, err))
 	}
-	d.release, d.jobs = request.Release, request.jobs()
 	return d.enter(ctx, r)
 }
 

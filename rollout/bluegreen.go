@@ -118,7 +118,7 @@ func previewPlan(release, base *manifest.Release) (previews []manifest.Ref, serv
 			return nil, nil, "", fmt.Errorf("%w: %s changes, and a second %s beside it is not possible: its pods have identities of their own; use strategy rolling or canary for this release", ErrInvalid, ref, ref.Kind)
 		}
 		changed++
-		live, err := liveServices(release, base, u)
+		live, err := liveServices(release, base, u, PreviewTrack)
 		if err != nil {
 			return nil, nil, "", err
 		}
@@ -138,8 +138,8 @@ func previewPlan(release, base *manifest.Release) (previews []manifest.Ref, serv
 }
 
 // liveServices are those that select the workload's pods now and with the new
-// release.
-func liveServices(release, base *manifest.Release, workload *unstructured.Unstructured) ([]LiveService, error) {
+// release. track is that of the companion which gets Services of its own.
+func liveServices(release, base *manifest.Release, workload *unstructured.Unstructured, track Track) ([]LiveService, error) {
 	var found []LiveService
 	for _, u := range release.Objects {
 		ref := manifest.RefOf(u)
@@ -152,15 +152,15 @@ func liveServices(release, base *manifest.Release, workload *unstructured.Unstru
 		}
 		for _, other := range release.Objects {
 			if o := manifest.RefOf(other); manifest.IsWorkload(o) && !o.Same(manifest.RefOf(workload)) && selects(u, other) {
-				return nil, fmt.Errorf("%w: %s selects pods of %s and of %s; blue-green needs a Service that selects those of one", ErrInvalid, ref, manifest.RefOf(workload), o)
+				return nil, fmt.Errorf("%w: %s selects pods of %s and of %s; %s needs a Service that selects those of one", ErrInvalid, ref, manifest.RefOf(workload), o, track.purpose())
 			}
 		}
-		preview := PreviewTrack.Name(ref.Name)
+		preview := track.Name(ref.Name)
 		if errs := validation.IsDNS1035Label(preview); len(errs) > 0 {
-			return nil, fmt.Errorf("%w: the preview Service of %s would be called %q: %s; use a shorter name", ErrInvalid, ref, preview, errs[0])
+			return nil, fmt.Errorf("%w: the %s Service of %s would be called %q: %s; use a shorter name", ErrInvalid, track, ref, preview, errs[0])
 		}
-		if release.Contains(PreviewTrack.ref(ref)) || base.Contains(PreviewTrack.ref(ref)) {
-			return nil, fmt.Errorf("%w: the manifests have a Service %q, which is the name of the preview Service of %s; rename it", ErrInvalid, preview, ref)
+		if release.Contains(track.ref(ref)) || base.Contains(track.ref(ref)) {
+			return nil, fmt.Errorf("%w: the manifests have a Service %q, which is the name of the %s Service of %s; rename it", ErrInvalid, preview, track, ref)
 		}
 		found = append(found, LiveService{Service: ref, Workload: manifest.RefOf(workload)})
 	}
@@ -186,16 +186,24 @@ func selects(service, workload *unstructured.Unstructured) bool {
 	return true
 }
 
-// previewService makes the Service that reaches the preview alone. It serves
-// pods that are not ready: a preview's are kept from the live Service by that.
-func previewService(u *unstructured.Unstructured, owner types.UID, workload manifest.Ref) (*unstructured.Unstructured, error) {
+// purpose is what a companion's own Service is needed for.
+func (t Track) purpose() string {
+	if t != PreviewTrack {
+		return "traffic by a router"
+	}
+	return "blue-green"
+}
+
+// companionService makes the Service that reaches a preview, or a canary, alone. A
+// preview's serves pods that are not ready: they are kept from the live Service by that.
+func companionService(u *unstructured.Unstructured, track Track, owner types.UID, workload manifest.Ref) (*unstructured.Unstructured, error) {
 	ref := manifest.RefOf(u)
 	labels := u.GetLabels()
-	labels[manifest.LabelTrack] = string(PreviewTrack)
+	labels[manifest.LabelTrack] = string(track)
 	annotations := u.GetAnnotations()
 	ports, _, err := unstructured.NestedSlice(u.Object, "spec", "ports")
 	if err != nil {
-		return nil, fmt.Errorf("making the preview of %s: spec.ports: %w", ref, err)
+		return nil, fmt.Errorf("making the companion of %s: spec.ports: %w", ref, err)
 	}
 	for _, port := range ports {
 		if p, ok := port.(map[string]any); ok {
@@ -204,40 +212,44 @@ func previewService(u *unstructured.Unstructured, owner types.UID, workload mani
 	}
 	selector, _, err := unstructured.NestedMap(u.Object, "spec", "selector")
 	if err != nil {
-		return nil, fmt.Errorf("making the preview of %s: spec.selector: %w", ref, err)
+		return nil, fmt.Errorf("making the companion of %s: spec.selector: %w", ref, err)
 	}
-	selector[manifest.LabelTrack] = string(PreviewTrack)
-	preview := &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "v1", "kind": "Service",
-		"spec": map[string]any{"selector": selector, "ports": ports, "publishNotReadyAddresses": true},
-	}}
-	preview.SetName(PreviewTrack.Name(u.GetName()))
+	selector[manifest.LabelTrack] = string(track)
+	spec := map[string]any{"selector": selector, "ports": ports}
+	if track == PreviewTrack {
+		spec["publishNotReadyAddresses"] = true
+	}
+	preview := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Service", "spec": spec}}
+	preview.SetName(track.Name(u.GetName()))
 	preview.SetNamespace(u.GetNamespace())
 	preview.SetLabels(labels)
 	preview.SetAnnotations(map[string]string{
 		manifest.AnnotationRelease: annotations[manifest.AnnotationRelease], manifest.AnnotationRevision: annotations[manifest.AnnotationRevision]})
 	// It goes when the preview goes, whoever removes that.
-	companion := PreviewTrack.ref(workload)
+	companion := track.ref(workload)
 	preview.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: companion.APIVersion, Kind: companion.Kind, Name: companion.Name, UID: owner}})
 	return preview, nil
 }
 
-// previewsAreFree makes sure that no one else's Service has the name of a preview.
-func (d *driver) previewsAreFree(ctx context.Context, services []LiveService) error {
-	for _, live := range services {
-		found, err := d.get(ctx, PreviewTrack.ref(live.Service))
-		if err != nil {
-			return err
-		}
-		if found != nil && found.GetLabels()[manifest.LabelApp] != d.app {
-			return fmt.Errorf("%w: there is a %s, which Tidegate did not make; rename it: the preview of %s needs the name", ErrRejected, PreviewTrack.ref(live.Service), live.Service)
+// previewsAreFree makes sure that no one else's Service has the name of a companion's.
+func (d *driver) previewsAreFree(ctx context.Context, r *Rollout) error {
+	for _, live := range r.Services {
+		for _, track := range r.companionTracks() {
+			found, err := d.get(ctx, track.ref(live.Service))
+			if err != nil {
+				return err
+			}
+			if found != nil && found.GetLabels()[manifest.LabelApp] != d.app {
+				return fmt.Errorf("%w: there is a %s, which Tidegate did not make; rename it: the %s of %s needs the name", ErrRejected, track.ref(live.Service), track, live.Service)
+			}
 		}
 	}
 	return nil
 }
 
-// applyPreviewServices gives the preview of a workload, which is owner, its Services.
-func (d *driver) applyPreviewServices(ctx context.Context, workload manifest.Ref, owner types.UID) error {
+// applyCompanionServices gives the preview or canary of a workload, which is
+// owner, its Services.
+func (d *driver) applyCompanionServices(ctx context.Context, track Track, workload manifest.Ref, owner types.UID) error {
 	r := d.record.Current
 	for _, live := range r.Services {
 		if !live.Workload.Same(workload) {
@@ -246,7 +258,7 @@ func (d *driver) applyPreviewServices(ctx context.Context, workload manifest.Ref
 		if err := d.mayWrite(ctx); err != nil {
 			return err
 		}
-		u, err := previewService(manifest.Stamped(d.release.Find(live.Service), d.app, r.Revision, d.release.Digest), owner, workload)
+		u, err := companionService(manifest.Stamped(d.release.Find(live.Service), d.app, r.Revision, d.release.Digest), track, owner, workload)
 		if err != nil {
 			return err
 		}
@@ -283,26 +295,36 @@ func (o *observer) service(name string) *corev1.Service {
 	return newest(o, "Service/"+name, s, err)
 }
 
-// lookAtServices observes what a blue-green rollout switches.
-func (o *observer) lookAtServices(obs *Observation, r *Rollout, pods []*corev1.Pod) {
+// lookAtServices observes what a blue-green rollout switches, and what is behind routes.
+func (o *observer) lookAtServices(obs *Observation, r *Rollout, pods []*corev1.Pod, now time.Time) {
 	if o.services == nil {
 		return
 	}
+	tracks := r.companionTracks()
 	for _, live := range r.Services {
 		s := Service{LiveService: live}
 		if found := o.service(live.Service.Name); found != nil {
 			s.Exists = true
 			s.Points, s.Hash = pointing(found.Spec.Selector)
 		}
-		companion := o.deployment(PreviewTrack.Name(live.Workload.Name))
-		if preview := o.service(PreviewTrack.Name(live.Service.Name)); preview != nil && companion != nil {
-			s.Preview = slices.ContainsFunc(preview.OwnerReferences, func(owner metav1.OwnerReference) bool { return owner.UID == companion.UID })
+		for _, track := range tracks {
+			if o.belongs(track.Name(live.Service.Name), o.deployment(track.Name(live.Workload.Name))) {
+				s.Companions = append(s.Companions, track)
+			}
 		}
+		s.Reached = o.reached(*obs, r, live, now)
 		obs.Services = append(obs.Services, s)
 	}
 	for _, pod := range pods {
-		if pod.Labels[manifest.LabelTrack] == string(PreviewTrack) && pod.DeletionTimestamp == nil {
+		if slices.Contains(tracks, Track(pod.Labels[manifest.LabelTrack])) && pod.DeletionTimestamp == nil {
 			obs.Leaving++
 		}
 	}
+}
+
+// belongs tells whether a companion's Service exists and goes with it.
+func (o *observer) belongs(service string, companion *appsv1.Deployment) bool {
+	found := o.service(service)
+	return found != nil && companion != nil &&
+		slices.ContainsFunc(found.OwnerReferences, func(owner metav1.OwnerReference) bool { return owner.UID == companion.UID })
 }

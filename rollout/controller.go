@@ -461,6 +461,9 @@ func (d *driver) finishCurrent(ctx context.Context, done func(*Record) bool) err
 		d.watch.stop()
 	}
 	d.watch = watch
+	if err := d.watch.follow(ctx, r); err != nil {
+		return err
+	}
 	return d.run(ctx, done)
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/tidegate-ci/tidegate/rollout/health"
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
+	"github.com/tidegate-ci/tidegate/rollout/traffic"
 )
 
 // ActionKind names what can be done next.
@@ -26,6 +27,7 @@ const (
 	RemoveCanary  ActionKind = "remove_canary"
 	DeletePods    ActionKind = "delete_pods"   // that a StatefulSet's controller waits for in vain
 	PointService  ActionKind = "point_service" // send a live Service's traffic to other pods
+	SetWeight     ActionKind = "set_weight"    // share out the requests of a route
 	Admit         ActionKind = "admit"         // let canary pods that survived the bake into the Service
 	BeginHook     ActionKind = "begin_hook"    // a Job around the release
 	Prune         ActionKind = "prune"         // objects that no revision in use needs
@@ -54,6 +56,10 @@ type Action struct {
 	Hash   string
 	Base   bool
 	Hook   string
+	// Split is what a route, which is Ref, gives the canary; Overwrites tells that
+	// someone else had changed it.
+	Split      traffic.Split
+	Overwrites bool
 	// Move is recorded when the action has succeeded; alone with Advance.
 	Move *Move
 	// Ready, Restored and Peak are what Mark (or a successful ApplyBase) records.
@@ -92,7 +98,13 @@ func decide(record *Record, obs Observation, now time.Time) Action {
 	case Switched:
 		return decideSwitched(r, obs, now)
 	case Promoting:
+		if a, ok := lowerWeights(r, obs); ok {
+			return a
+		}
 		// It has served its purpose, and takes room that the new pods may need.
+		if a, ok := dropBaseline(r, obs, now); ok {
+			return a
+		}
 		for _, c := range obs.Canaries {
 			if c.Track == BaselineTrack {
 				return Action{Kind: RemoveCanary, Ref: c.Stable, Track: c.Track, Why: "removing the baseline of " + c.Stable.Name}
@@ -110,6 +122,12 @@ func decide(record *Record, obs Observation, now time.Time) Action {
 	case RollingBack:
 		return decideRollingBack(record, r, obs, now)
 	case Withdrawing:
+		if a, ok := clearRoutes(obs); ok {
+			return a
+		}
+		if a, ok := awaitRouters(r, obs, now); ok {
+			return a
+		}
 		if a, ok := returnTraffic(record, r, obs, now); ok {
 			return a
 		}
@@ -124,6 +142,9 @@ func decideApplying(record *Record, r *Rollout, obs Observation) Action {
 		if r.recreates() {
 			a.Why = "recreating: the old pods go before the new ones come, and nothing serves between"
 		}
+		return a
+	}
+	if a, ok := clearRoutes(obs); ok {
 		return a
 	}
 	// A canary of an older rollout must not be taken for one of this.
@@ -144,6 +165,9 @@ func decideApplying(record *Record, r *Rollout, obs Observation) Action {
 func decideCanary(record *Record, r *Rollout, obs Observation, now time.Time) Action {
 	step := r.Strategy.Steps[r.Step-1]
 	w := watch{ready: true}
+	if a, ok := lowerWeights(r, obs); ok {
+		return a
+	}
 	for _, ref := range r.Canaries {
 		stable := obs.workload(ref)
 		if stable == nil || !stable.Exists {
@@ -151,20 +175,28 @@ func decideCanary(record *Record, r *Rollout, obs Observation, now time.Time) Ac
 		}
 		size := canarySize(step.Weight, stable.Replicas)
 		c := obs.companion(ref, CanaryTrack)
-		if c == nil || c.Release != r.Digest || c.Replicas != size {
-			return Action{Kind: ScaleCanary, Ref: ref, Track: CanaryTrack, Replicas: size,
-				Why: fmt.Sprintf("canary step %d: %d %% of %d pods is %d, %.1f %% of the traffic if all pods serve alike",
-					r.Step, step.Weight, stable.Replicas, size, canaryTraffic(r, size, stable.Replicas))}
+		if c == nil || c.Release != r.Digest || c.Replicas != size || !obs.accompanied(ref, CanaryTrack) {
+			return Action{Kind: ScaleCanary, Ref: ref, Track: CanaryTrack, Replicas: size, Why: r.scaling(ref, step, size, stable.Replicas)}
 		}
 		if c.Health.Status == health.Failed {
 			return failing(r, ref, c.Health)
 		}
 		if r.Strategy.compares() {
 			b := obs.companion(ref, BaselineTrack)
-			if b == nil || b.Release != record.digest(r.Base) || b.Replicas != size {
+			if b == nil || b.Release != record.digest(r.Base) || b.Replicas != size || !obs.accompanied(ref, BaselineTrack) {
 				return Action{Kind: ScaleCanary, Ref: ref, Track: BaselineTrack, Replicas: size,
 					Why: fmt.Sprintf("canary step %d: a fresh baseline of %d pods of revision %d, to compare with", r.Step, size, r.Base)}
 			}
+		}
+		if r.routed(ref) {
+			if a, ok := w.tie(obs, stable); ok {
+				return a
+			}
+			if !obs.tied(stable) {
+				continue // its pods must not turn ready yet
+			}
+		}
+		if b := obs.companion(ref, BaselineTrack); b != nil && r.Strategy.compares() {
 			if a, ok := w.companion(r, b, step.Weight, now); ok {
 				return a
 			}
@@ -174,6 +206,9 @@ func decideCanary(record *Record, r *Rollout, obs Observation, now time.Time) Ac
 		}
 	}
 	if a, ok := w.partitionedCanary(r, obs); ok {
+		return a
+	}
+	if a, ok := w.shareOut(r, obs, step, now); ok {
 		return a
 	}
 	if failed := r.failedGate(); failed != nil {
@@ -186,7 +221,7 @@ func decideCanary(record *Record, r *Rollout, obs Observation, now time.Time) Ac
 		return Action{Kind: Wait, Until: w.recheck, Why: fmt.Sprintf("paused by %s at canary step %d", orUnknown(r.PausedBy), r.Step)}
 	}
 	passed, until := judgeStep(r, obs, now)
-	if passed != nil {
+	if passed != nil && !w.routing {
 		if r.Step < len(r.Strategy.Steps) {
 			return Action{Kind: Advance, Why: fmt.Sprintf("canary step %d passed", r.Step), Move: &Move{To: Canary, Step: r.Step + 1, Proof: passed}}
 		}
@@ -202,7 +237,7 @@ func decideCanary(record *Record, r *Rollout, obs Observation, now time.Time) Ac
 		deadline = sooner(at, deadline)
 	}
 	if !now.Before(deadline) {
-		return late(r, now, cmp.Or(w.waiting, open))
+		return w.lateRoute(late(r, now, cmp.Or(w.waiting, open)))
 	}
 	held := w.waiting == "" && until.IsZero() && r.awaitsPerson()
 	switch {
@@ -221,6 +256,17 @@ type watch struct {
 	ready   bool
 	waiting string
 	recheck time.Time
+	// routing tells that a route holds the step, untaken that its router does.
+	routing, untaken bool
+}
+
+// scaling says what a step's canary pods are for.
+func (r *Rollout) scaling(ref manifest.Ref, step Step, size, n int32) string {
+	if r.routed(ref) {
+		return fmt.Sprintf("canary step %d: %d pods beside %d, to bear exactly %s", r.Step, size, n, r.Strategy.split(step))
+	}
+	return fmt.Sprintf("canary step %d: %d %% of %d pods is %d, %.1f %% of the traffic if all pods serve alike",
+		r.Step, step.Weight, n, size, canaryTraffic(r, size, n))
 }
 
 // companion looks at a canary or its baseline and says if its pods can be let in.
@@ -271,6 +317,9 @@ func stepDeadline(r *Rollout, step Step) time.Time {
 
 func decideRolling(r *Rollout, obs Observation, now time.Time) Action {
 	waiting := ""
+	if a, ok := lowerWeights(r, obs); ok {
+		return a
+	}
 	a, recheck, ok := tendPreviews(r, obs, now)
 	if ok {
 		return a
@@ -351,6 +400,12 @@ func (w *Workload) progress() int32 {
 }
 
 func decideFinishing(r *Rollout, obs Observation, now time.Time) Action {
+	if a, ok := clearRoutes(obs); ok {
+		return a
+	}
+	if a, ok := awaitRouters(r, obs, now); ok {
+		return a
+	}
 	if a, ok := ownSelectors(r, obs, now); ok {
 		return a
 	}
@@ -374,13 +429,22 @@ func giveBack(r *Rollout, obs Observation) (Action, bool) {
 }
 
 func decideRollingBack(record *Record, r *Rollout, obs Observation, now time.Time) Action {
+	if a, ok := clearRoutes(obs); ok {
+		return a
+	}
 	touched := r.StableTouched || record.Stable != r.Base
+	routing, untaken := awaitRouters(r, obs, now)
+	if untaken && !touched {
+		return routing
+	}
 	if touched && len(r.Previews) > 0 {
 		if a, ok := keepServing(r, obs); ok {
 			return a
 		}
-	} else if a, ok := returnTraffic(record, r, obs, now); ok {
-		return a
+	} else if !untaken { // else the base comes back first
+		if a, ok := returnTraffic(record, r, obs, now); ok {
+			return a
+		}
 	}
 	if r.Base == 0 {
 		return Action{Kind: Advance, Why: "there is no verified revision to go back to; what was created stays for a look", Move: &Move{To: Failed}}
@@ -424,6 +488,9 @@ func decideRollingBack(record *Record, r *Rollout, obs Observation, now time.Tim
 			return Action{Kind: Advance, Why: fmt.Sprintf("wave %d of %d is put back", r.Wave+1, len(r.Waves)), Move: &Move{To: RollingBack, Waves: -1}}
 		}
 	}
+	if ready && untaken {
+		return routing
+	}
 	if ready {
 		if a, ok := returnTraffic(record, r, obs, now); ok {
 			return a
@@ -443,7 +510,7 @@ func decideRollingBack(record *Record, r *Rollout, obs Observation, now time.Tim
 		}
 		return Action{Kind: Advance, Why: f.Message, Move: &Move{To: Failed, Failure: &f}}
 	}
-	return Action{Kind: Wait, Until: sooner(recheck, deadline), Why: "rolling back: " + waiting}
+	return Action{Kind: Wait, Until: sooner(sooner(recheck, routing.Until), deadline), Why: "rolling back: " + waiting}
 }
 
 func removeCanary(obs Observation) (Action, bool) {

@@ -3,6 +3,7 @@ package rollout
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,7 +67,7 @@ func decidePreview(r *Rollout, obs Observation, now time.Time) Action {
 			return failing(r, ref, health.Verdict{Reason: health.WorkloadMissing, Message: "the stable workload is gone"})
 		}
 		c, size := obs.companion(ref, PreviewTrack), max(stable.Replicas, 1)
-		if c == nil || c.Release != r.Digest || c.Replicas != size || !obs.previewed(ref) {
+		if c == nil || c.Release != r.Digest || c.Replicas != size || !obs.accompanied(ref, PreviewTrack) {
 			return Action{Kind: ScaleCanary, Ref: ref, Track: PreviewTrack, Replicas: size,
 				Why: fmt.Sprintf("preview: %d pods of the new version of %s beside the old one, without live traffic", size, ref.Name)}
 		}
@@ -340,10 +341,10 @@ func (o *Observation) servicesOf(workload manifest.Ref) []Service {
 	return found
 }
 
-// previewed tells whether every live Service of the workload has its preview.
-func (o *Observation) previewed(workload manifest.Ref) bool {
+// accompanied tells whether every live Service of the workload has that of a companion.
+func (o *Observation) accompanied(workload manifest.Ref, track Track) bool {
 	for _, s := range o.servicesOf(workload) {
-		if !s.Preview {
+		if !slices.Contains(s.Companions, track) {
 			return false
 		}
 	}

@@ -87,7 +87,7 @@ func (c *clients) awaitDefinition(ctx context.Context, ref manifest.Ref) error {
 	}
 	bounded, cancel := context.WithTimeout(ctx, definitionPatience)
 	defer cancel()
-	said := ""
+	var said string
 	for {
 		live, err := c.get(bounded, ref)
 		if err != nil {

@@ -62,7 +62,7 @@ func (c *Controller) Diff(ctx context.Context, target Target) (Drift, error) {
 		group.Go(func() error {
 			u := manifest.Stamped(object, target.App, record.Stable, release.Digest)
 			var err error
-			found[i], err = s.driftOf(bounded, u, settings{scaled: scaled(manifest.RefOf(u)), restarted: record.restartedAt(record.Stable)})
+			found[i], err = s.driftOf(bounded, u, record.Current, settings{scaled: scaled(manifest.RefOf(u)), restarted: record.restartedAt(record.Stable)})
 			return err
 		})
 	}
@@ -78,7 +78,8 @@ func (c *Controller) Diff(ctx context.Context, target Target) (Drift, error) {
 }
 
 // driftOf compares one object; nil when it is as it should be.
-func (s *store) driftOf(ctx context.Context, u *unstructured.Unstructured, with settings) (*ObjectDrift, error) {
+// r is the live rollout, or the last one.
+func (s *store) driftOf(ctx context.Context, u *unstructured.Unstructured, r *Rollout, with settings) (*ObjectDrift, error) {
 	ref := manifest.RefOf(u)
 	live, err := s.get(ctx, ref)
 	if err != nil {
@@ -96,11 +97,16 @@ func (s *store) driftOf(ctx context.Context, u *unstructured.Unstructured, with 
 			return nil, err
 		}
 	}
+	if err := r.arranged(u, live); err != nil {
+		return nil, err
+	}
 	d := ObjectDrift{Ref: ref}
 	var merged *unstructured.Unstructured
 	err = s.retry(ctx, fmt.Sprintf("comparing %s", ref), func(ctx context.Context) (err error) {
 		if merged, err = s.apply(ctx, u, FieldManager, false, true); apierrors.IsConflict(err) {
-			d.By = clipText(conflicts(err))
+			if !ownConflict(err) {
+				d.By = clipText(conflicts(err))
+			}
 			merged, err = s.apply(ctx, u, FieldManager, true, true)
 		}
 		return err

@@ -104,7 +104,8 @@ func (o *observer) look(release *manifest.Release, r *Rollout, now time.Time) (O
 			obs.Canaries = append(obs.Canaries, c)
 		}
 	}
-	o.lookAtServices(&obs, r, pods)
+	o.lookAtServices(&obs, r, pods, now)
+	o.lookAtRoutes(&obs, r)
 	return obs, nil
 }
 

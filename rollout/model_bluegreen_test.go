@@ -58,7 +58,10 @@ func (m *model) observeServices(obs *Observation) {
 	}
 	obs.Leaving = s.leaving
 	if len(m.record.Current.Services) > 0 {
-		obs.Services = []Service{{LiveService: m.record.Current.Services[0], Exists: true, Points: s.points, Hash: s.hash, Preview: s.preview != ""}}
+		obs.Services = []Service{{LiveService: m.record.Current.Services[0], Exists: true, Points: s.points, Hash: s.hash}}
+		if s.preview != "" {
+			obs.Services[0].Companions = []Track{PreviewTrack}
+		}
 	}
 }
 
@@ -159,6 +162,7 @@ func (m *model) checkEnd(r *Rollout) {
 	if m.raised && (r.State == RolledBack || r.State == Verified) {
 		m.t.Fatalf("ended in %s with settings that are not the workload's own", r.State)
 	}
+	m.checkRouteEnd(r)
 	if m.service.points != PointsOwn {
 		m.t.Fatalf("ended in %s with a live Service that points at %q", r.State, m.service.points)
 	}

@@ -32,6 +32,7 @@ type model struct {
 	baseN   int32
 	baseIn  bool // its pods have been let in
 	service modelService
+	route   modelRoute
 	only    StrategyKind             // of all rollouts; "" draws one for each
 	ref     manifest.Ref             // of the workload
 	pods    modelPods                // of a StatefulSet
@@ -78,6 +79,7 @@ func (m *model) begin() {
 			r.Partitioned = []manifest.Ref{m.ref}
 		} else {
 			r.Canaries = []manifest.Ref{m.ref}
+			m.beginRoute(r)
 		}
 		if rapid.Bool().Draw(m.t, "metric") {
 			most := 1.0
@@ -157,6 +159,7 @@ func (m *model) observe() Observation {
 			delete(m.since, "dark")
 		}
 		c.ReadySince = m.readySince("canary", c.Health.Status)
+		c.Serving = m.serving()
 		obs.Canaries = append(obs.Canaries, c)
 	}
 	if m.base != "" {
@@ -165,11 +168,14 @@ func (m *model) observe() Observation {
 		if !m.baseIn {
 			b.Dark = []DarkPod{{Name: "baseline-1", UID: "2", UpSince: m.readySince("dark baseline", health.Ready)}}
 			b.Health.Status = health.Progressing
+		} else {
+			b.Serving = make([]string, m.baseN)
 		}
 		b.ReadySince = m.readySince("baseline", b.Health.Status)
 		obs.Canaries = append(obs.Canaries, b)
 	}
 	m.observeServices(&obs)
+	m.observeRoute(&obs)
 	return obs
 }
 
@@ -203,6 +209,7 @@ func (m *model) step() Action {
 		m.store()
 	}
 	m.checkTraffic(c, a)
+	m.checkRoute(c, a)
 	m.checkPartition(c, a)
 	switch a.Kind {
 	case Wait:
@@ -274,6 +281,8 @@ func (m *model) step() Action {
 		m.config[c.Digest] = true
 	case PointService:
 		m.point(a.Points, a.Hash)
+	case SetWeight:
+		m.setWeight(c, a)
 	case ScaleCanary:
 		if a.Track == PreviewTrack {
 			m.scalePreview(c, a)
@@ -293,6 +302,7 @@ func (m *model) step() Action {
 		if m.canary != c.Digest || m.size != a.Replicas {
 			m.written("canary")
 		}
+		m.scaledRoute(c, a)
 		m.canary, m.size, m.dark = c.Digest, a.Replicas, true
 		delete(m.since, "dark")
 	case Admit:
@@ -307,7 +317,7 @@ func (m *model) step() Action {
 		if !m.dark || m.health["canary"] != health.Ready || m.now.Sub(m.since["dark"]) < c.Bake {
 			m.t.Fatal("pods were let in that had not survived the bake")
 		}
-		m.dark = false
+		m.dark, m.route.in = false, m.size
 	case RemoveCanary:
 		if a.Track == PreviewTrack {
 			m.removePreview()
@@ -317,7 +327,10 @@ func (m *model) step() Action {
 			m.base = ""
 			break
 		}
-		m.canary, m.size, m.dark = "", 0, false
+		if len(c.Routes) > 0 && !m.dark {
+			m.service.leaving = int(m.size)
+		}
+		m.canary, m.size, m.dark, m.route.in = "", 0, false, 0
 	case Prune:
 		serving := c.Digest
 		if c.State == RollingBack {
@@ -452,7 +465,11 @@ func keepsItsPromises(t *testing.T, only StrategyKind, kind string) {
 		m := newModel(t, only, kind)
 		m.begin()
 		for range rapid.IntRange(5, 150).Draw(t, "length") {
-			switch rapid.IntRange(0, 13).Draw(t, "what") {
+			switch rapid.IntRange(0, 15).Draw(t, "what") {
+			case 14:
+				m.route.taken = m.route.taken || !m.route.deaf
+			case 15:
+				m.someoneElse()
 			case 0:
 				m.crash()
 			case 1:
@@ -495,6 +512,7 @@ func keepsItsPromises(t *testing.T, only StrategyKind, kind string) {
 				}
 				m.now = a.Until
 				m.service.leaving = 0
+				m.route.taken = m.route.taken || !m.route.deaf
 				m.settle()
 				m.measure()
 			}

@@ -15,9 +15,11 @@ type Observation struct {
 	// Canaries are canary, baseline and preview workloads that exist, whichever
 	// release they run.
 	Canaries []CanaryWorkload
-	// Services are the live ones of a blue-green rollout.
+	// Services are the live ones of a blue-green rollout, or behind a route.
 	Services []Service
-	// Leaving counts pods of previews that are gone which may still get traffic.
+	// Routes are those that give a canary its share.
+	Routes []Route
+	// Leaving counts pods of previews, or of canaries behind a route, that are gone which may still get traffic.
 	Leaving int
 }
 
@@ -55,15 +57,18 @@ type Workload struct {
 	ReadySince time.Time
 }
 
-// Service is a live Service of a blue-green rollout as it is now.
+// Service is a live Service of a blue-green rollout, or behind a route, as it is now.
 type Service struct {
 	LiveService
 	Exists bool
 	// Points says whose pods it sends to; with PointsStable, Hash which.
 	Points Pointing
 	Hash   string
-	// Preview tells whether the preview Service beside it exists.
-	Preview bool
+	// Companions are the tracks whose own Services exist beside it.
+	Companions []Track
+	// Reached is since when those of canary and baseline have had all their pods
+	// that serve as endpoints; zero when one has not.
+	Reached time.Time
 }
 
 // CanaryWorkload is a companion Deployment beside Stable: the canary, its

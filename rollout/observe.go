@@ -48,6 +48,8 @@ type observer struct {
 	rules     ruleCache
 	// scaledObjects are KEDA's, as they were when the observer began.
 	scaledObjects []unstructured.Unstructured
+	// followed are the routes that give a canary its share; nil when there are none.
+	followed *routeWatch
 
 	changed atomic.Pointer[time.Time] // since when something changed that was not looked at
 
@@ -338,6 +340,7 @@ func (o *observer) wrote(u *unstructured.Unstructured) {
 		}
 		object = &corev1.Service{}
 	default:
+		o.applied(u)
 		o.wroteResource(u)
 		return
 	}

@@ -76,14 +76,19 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 			return err
 		}
 		d.watch.wrote(written)
-		if a.Track == PreviewTrack {
-			return d.applyPreviewServices(ctx, a.Ref, written.GetUID())
-		}
-		return nil
+		return d.applyCompanionServices(ctx, a.Track, a.Ref, written.GetUID())
 	case DeletePods:
 		return d.deletePods(ctx, a.Pods)
 	case PointService:
 		return d.point(ctx, a) // seen in the cluster, nothing to record
+	case SetWeight:
+		l := r.routeAt(a.Ref)
+		if err := d.setSplit(ctx, l, a.Split, false); err != nil {
+			return err
+		}
+		if a.Overwrites {
+			l.Overwritten++
+		}
 	case Admit:
 		if err := d.admit(ctx, a.Pods); err != nil {
 			return err

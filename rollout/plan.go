@@ -130,6 +130,12 @@ func (c *Controller) Plan(ctx context.Context, request Request) (*Plan, error) {
 	if err := d.choose(request, r, []string{takenOver(request.Release, findings)}); err != nil {
 		return nil, err
 	}
+	if err := d.chooseRoutes(ctx, r); err != nil {
+		return nil, err
+	}
+	if err := d.tryRoutes(ctx, r); err != nil {
+		return nil, err
+	}
 	r.Revision = record.Revisions + 1
 	record.Revisions, record.Current = r.Revision, r
 	p.Revision, p.Base, p.Strategy, p.Note = r.Revision, r.Base, r.Strategy, r.Note
@@ -144,12 +150,16 @@ func (c *Controller) Plan(ctx context.Context, request Request) (*Plan, error) {
 	if d.watch, err = d.observe(ctx, len(r.Services) > 0, d.release, d.base); err != nil {
 		return nil, err
 	}
+	if err := d.watch.follow(ctx, r); err != nil {
+		d.watch.stop()
+		return nil, err
+	}
 	obs, err := d.watch.look(d.release, r, now)
 	d.watch.stop()
 	if err != nil {
 		return nil, err
 	}
-	w := &writes{driver: d, scaled: scaled, try: s.try, seen: map[string]*unstructured.Unstructured{}}
+	w := &writes{driver: d, scaled: scaled, try: s.try, live: s.get, seen: map[string]*unstructured.Unstructured{}}
 	w.bookkeeping(version == "", r)
 	if err := p.rehearse(ctx, w, expected(obs, request.Release), now); err != nil {
 		return nil, err

@@ -18,6 +18,7 @@ import (
 
 	"github.com/tidegate-ci/tidegate/rollout/health"
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
+	"github.com/tidegate-ci/tidegate/rollout/traffic"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -101,9 +102,20 @@ func rehearsed(t *testing.T, serving, next *manifest.Release, request Request, r
 	require.NoError(t, request.check())
 	r := request.rollout(start)
 	require.NoError(t, d.choose(request, r, nil))
+	notes, err := r.planRoutes(next, serving, func(asked TrafficRoute) (*unstructured.Unstructured, error) {
+		kind := traffic.For(asked.Router).Kinds()[0]
+		return live[manifest.Ref{APIVersion: kind.GroupVersion().String(), Kind: kind.Kind, Namespace: "x", Name: asked.Name}.String()], nil
+	})
+	require.NoError(t, err)
+	if len(notes) > 0 {
+		r.Note = strings.Join(notes, "; ")
+	}
 	r.Revision = record.Revisions + 1
 	record.Revisions, record.Current = r.Revision, r
 	w := &writes{driver: d, scaled: func(manifest.Ref) bool { return false }, seen: map[string]*unstructured.Unstructured{},
+		live: func(_ context.Context, ref manifest.Ref) (*unstructured.Unstructured, error) {
+			return live[ref.String()], nil
+		},
 		try: func(_ context.Context, u *unstructured.Unstructured) (*unstructured.Unstructured, *unstructured.Unstructured, error) {
 			if u.GetName() == refuse {
 				return nil, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "deployments"}, refuse, errors.New("exceeded quota: team"))
@@ -119,6 +131,9 @@ func rehearsed(t *testing.T, serving, next *manifest.Release, request Request, r
 	}
 	for _, live := range r.Services {
 		obs.Services = append(obs.Services, Service{LiveService: live, Exists: true})
+	}
+	for _, l := range r.Routes {
+		obs.Routes = append(obs.Routes, Route{LiveRoute: l, Exists: true, State: traffic.State{Intact: true}})
 	}
 	for i := range obs.Workloads {
 		if w := &obs.Workloads[i]; serving != nil && serving.Contains(w.Ref) {
@@ -137,6 +152,9 @@ func TestPlansAreGolden(t *testing.T) {
 		{Name: "errors", Prometheus: "http://p:9090", Bad: "bad", Total: "all"}, {Name: "load", Prometheus: "http://p:9090", Query: "load", Max: &most}}}
 	first, next := releaseOf(t, planned), releaseOf(t, plannedNext)
 	live := "---\napiVersion: v1\nkind: Service\nmetadata: {name: shop}\nspec: {selector: {app: shop}, ports: [{port: 80}]}\n"
+	gateway := "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: shop}\nspec: {parentRefs: [{name: public}], rules: [{backendRefs: [{name: shop, port: 80}]}]}\n"
+	ingress := "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: shop}\nspec: {ingressClassName: nginx, rules: [{host: shop.example.com, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: shop, port: {number: 80}}}}]}}]}\n"
+	picked := []Step{{Match: &traffic.Match{Header: "x-canary", Value: "yes"}}, {Weight: 25, Hold: time.Minute}}
 	blue, green := releaseOf(t, planned+live), releaseOf(t, plannedNext+live)
 	set := strings.NewReplacer("kind: Deployment", "kind: StatefulSet")
 	stateful, statefulNext := releaseOf(t, set.Replace(planned)), releaseOf(t, set.Replace(plannedNext))
@@ -156,8 +174,14 @@ func TestPlansAreGolden(t *testing.T) {
 				{Name: "together", CEL: &CELGate{Pass: `webhooks.load.outcome == "pass"`}}}}}, ""),
 		"waves":        rehearsed(t, first, releaseOf(t, plannedNext+wavesAround), Request{}, ""),
 		"waves-canary": rehearsed(t, first, releaseOf(t, plannedNext+wavesAround), Request{Strategy: Strategy{Kind: CanaryStrategy, Steps: canary.Steps[:1]}}, ""),
-		"canary":       rehearsed(t, first, next, Request{Strategy: canary}, ""),
-		"refused":      rehearsed(t, first, next, Request{Strategy: Strategy{Kind: CanaryStrategy, Steps: canary.Steps[:1]}}, "shop-canary"),
+		"gateway": rehearsed(t, releaseOf(t, planned+live+gateway), releaseOf(t, plannedNext+live+gateway),
+			Request{Strategy: Strategy{Kind: CanaryStrategy, Steps: picked, Traffic: []TrafficRoute{{traffic.Gateway, "shop"}}}}, ""),
+		"nginx": rehearsed(t, releaseOf(t, planned+live+ingress), releaseOf(t, plannedNext+live+ingress),
+			Request{Strategy: Strategy{Kind: CanaryStrategy, Steps: picked, Traffic: []TrafficRoute{{traffic.Nginx, "shop"}}}}, ""),
+		"no-route": rehearsed(t, releaseOf(t, planned+live), releaseOf(t, plannedNext+live+gateway),
+			Request{Strategy: Strategy{Kind: CanaryStrategy, Steps: canary.Steps, Traffic: []TrafficRoute{{traffic.Gateway, "shop"}}}}, ""),
+		"canary":  rehearsed(t, first, next, Request{Strategy: canary}, ""),
+		"refused": rehearsed(t, first, next, Request{Strategy: Strategy{Kind: CanaryStrategy, Steps: canary.Steps[:1]}}, "shop-canary"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.Equal(t, name == "refused", p.Refused())

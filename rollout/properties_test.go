@@ -29,7 +29,7 @@ func TestEveryPropertyNamesItsTests(t *testing.T) {
 	known := testFunctions(t)
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
-	row := regexp.MustCompile("(?m)^\\| ([0-9]+) \\| [^|]+ \\| ([^|]+) \\|$")
+	row := regexp.MustCompile(`(?m)^\| ([0-9]+) \| [^|]+ \| ([^|]+) \|$`)
 	name := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9]+)`")
 	found := map[string]int{}
 	for _, match := range row.FindAllStringSubmatch(string(readme), -1) {

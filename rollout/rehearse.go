@@ -7,6 +7,7 @@ import (
 	"github.com/tidegate-ci/tidegate/rollout/analysis"
 	"github.com/tidegate-ci/tidegate/rollout/health"
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
+	"github.com/tidegate-ci/tidegate/rollout/traffic"
 )
 
 // rehearsal plays a rollout through Decide itself, against a cluster in which
@@ -136,10 +137,9 @@ func (h *rehearsal) do(a Action) error {
 			h.obs.Canaries = append(h.obs.Canaries, CanaryWorkload{Stable: a.Ref, Track: a.Track})
 			c = &h.obs.Canaries[len(h.obs.Canaries)-1]
 		}
-		if a.Track == PreviewTrack {
-			for i := range h.obs.Services {
-				h.obs.Services[i].Preview = true
-			}
+		for i := range h.obs.Services {
+			s := &h.obs.Services[i]
+			s.Companions = append(s.Companions, a.Track)
 		}
 		more := a.Replicas - c.Replicas
 		c.Release, c.Replicas, c.ReadySince, c.Dark = digest, a.Replicas, time.Time{}, nil
@@ -150,6 +150,16 @@ func (h *rehearsal) do(a Action) error {
 		}
 		if more <= 0 {
 			h.serves(c)
+		}
+	case SetWeight:
+		for i := range h.obs.Routes {
+			if rt := &h.obs.Routes[i]; rt.Route.Same(a.Ref) {
+				rt.Split, rt.Touched, rt.Intact, rt.Told, rt.Written = a.Split, !a.Split.None(), true, a.Split, true
+				rt.Reported = traffic.Reported{Taken: true}
+			}
+		}
+		if l := r.routeAt(a.Ref); l != nil {
+			l.Told, l.Written = a.Split, true
 		}
 	case Admit:
 		if c := h.obs.companion(a.Ref, a.Track); c != nil {
@@ -172,6 +182,15 @@ func (h *rehearsal) do(a Action) error {
 
 func (h *rehearsal) serves(c *CanaryWorkload) {
 	c.ReadySince = h.now
+	c.Serving = nil
+	for i := range c.Replicas {
+		c.Serving = append(c.Serving, fmt.Sprintf("%s-%d", c.Track.Name(c.Stable.Name), i+1))
+	}
+	for i := range h.obs.Services {
+		if s := &h.obs.Services[i]; s.Workload.Same(c.Stable) {
+			s.Reached = h.now
+		}
+	}
 	c.Health = health.Verdict{Status: health.Ready, Message: "all pods ready", Desired: c.Replicas, Ready: c.Replicas, Available: c.Replicas}
 }
 

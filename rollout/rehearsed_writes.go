@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
+	"github.com/tidegate-ci/tidegate/rollout/traffic"
 )
 
 // writes finds out what the actions of a rehearsal would write.
@@ -16,6 +17,8 @@ type writes struct {
 	*driver
 	scaled func(manifest.Ref) bool
 	try    func(ctx context.Context, u *unstructured.Unstructured) (live, after *unstructured.Unstructured, err error)
+	// live reads an object; nil when there is none.
+	live func(context.Context, manifest.Ref) (*unstructured.Unstructured, error)
 	// seen are objects as the writes so far would leave them.
 	seen map[string]*unstructured.Unstructured
 	// kept are the writes of Tidegate's own book-keeping.
@@ -69,15 +72,15 @@ func (w *writes) of(ctx context.Context, a Action) ([]PlannedWrite, error) {
 			return nil, err
 		}
 		write, err := w.one(ctx, u)
-		if err != nil || a.Track != PreviewTrack {
-			return []PlannedWrite{write}, err
+		if err != nil {
+			return nil, err
 		}
 		made := []PlannedWrite{write}
 		for _, live := range r.Services {
 			if !live.Workload.Same(a.Ref) {
 				continue
 			}
-			u, err := previewService(manifest.Stamped(w.release.Find(live.Service), w.app, r.Revision, w.release.Digest), "", a.Ref)
+			u, err := companionService(manifest.Stamped(w.release.Find(live.Service), w.app, r.Revision, w.release.Digest), a.Track, "", a.Ref)
 			if err != nil {
 				return nil, err
 			}
@@ -88,6 +91,9 @@ func (w *writes) of(ctx context.Context, a Action) ([]PlannedWrite, error) {
 			made = append(made, write)
 		}
 		return made, nil
+	case SetWeight:
+		write, err := w.weight(ctx, r.routeAt(a.Ref), a.Split)
+		return []PlannedWrite{write}, err
 	case BeginHook:
 		for i := range r.Hooks {
 			if h := &r.Hooks[i]; h.Name == a.Hook {
@@ -135,6 +141,11 @@ func (w *writes) set(ctx context.Context, release *manifest.Release, revision in
 				return nil, err
 			}
 		}
+		if l := w.record.Current.routeAt(ref); l != nil {
+			if err := weave(u, l, l.router().Read(w.seen[ref.String()], l.backends()).Split); err != nil {
+				return nil, err
+			}
+		}
 		write, err := w.one(ctx, u)
 		if err != nil {
 			return nil, err
@@ -142,6 +153,37 @@ func (w *writes) set(ctx context.Context, release *manifest.Release, revision in
 		made = append(made, write)
 	}
 	return made, nil
+}
+
+// weight is the write that shares out the requests of a route. That the API
+// server takes one was tried before.
+func (w *writes) weight(ctx context.Context, l *LiveRoute, s traffic.Split) (PlannedWrite, error) {
+	get := func(ref manifest.Ref) (*unstructured.Unstructured, error) {
+		if u := w.seen[ref.String()]; u != nil {
+			return u, nil
+		}
+		return w.live(ctx, ref)
+	}
+	write := PlannedWrite{Verb: WriteChange, Ref: l.holder(), Note: "the canary gets " + s.String()}
+	held, err := get(write.Ref)
+	if err != nil {
+		return write, err
+	}
+	u, err := w.splitOf(l, held, s, get)
+	if err != nil {
+		return write, err
+	}
+	switch {
+	case u == nil:
+		write.Verb = WriteDelete
+		delete(w.seen, write.Ref.String())
+		return write, nil
+	case held == nil:
+		write.Verb = WriteCreate
+	}
+	w.seen[write.Ref.String()] = u
+	write.Changes = manifest.Changes(held, u)
+	return write, nil
 }
 
 // one tries a write, and compares it with what is there or was planned before.

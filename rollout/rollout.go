@@ -15,6 +15,7 @@ import (
 
 	"github.com/tidegate-ci/tidegate/rollout/health"
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
+	"github.com/tidegate-ci/tidegate/rollout/traffic"
 )
 
 // Defaults of a rollout that sets nothing.
@@ -64,6 +65,9 @@ type Strategy struct {
 	// Batch is how many pods of a StatefulSet a rolling update replaces between two
 	// gates, such as "2" or "25%"; "" means DefaultBatch.
 	Batch string `json:"batch,omitempty"`
+	// Traffic names routes by which a canary gets exactly its share; none means by
+	// the number of its pods.
+	Traffic []TrafficRoute `json:"traffic,omitempty"`
 	// BlueGreen holds the settings of that strategy.
 	BlueGreen *BlueGreen `json:"blueGreen,omitempty"`
 	// Metrics are gates of every canary step, and of blue-green before and after
@@ -79,10 +83,12 @@ func (s Strategy) inPlace() bool {
 }
 
 // Step of a canary: Weight percent of the stable workload's replicas, rounded
-// up, run the new version, for at least Hold once they are healthy.
+// up, run the new version, for at least Hold once they are healthy. With a
+// router they get Weight percent of the requests, and those that Match picks.
 type Step struct {
-	Weight int           `json:"weight"`
-	Hold   time.Duration `json:"hold,omitempty"`
+	Weight int            `json:"weight"`
+	Hold   time.Duration  `json:"hold,omitempty"`
+	Match  *traffic.Match `json:"match,omitempty"`
 }
 
 // Request asks for a release to be rolled out.
@@ -181,6 +187,9 @@ func (r *Request) check() error {
 	if err := r.Strategy.checkBatch(); err != nil {
 		return err
 	}
+	if err := r.Strategy.checkTraffic(); err != nil {
+		return err
+	}
 	switch r.Strategy.Kind {
 	case "":
 		r.Strategy.Kind = RollingStrategy
@@ -190,8 +199,8 @@ func (r *Request) check() error {
 			return fmt.Errorf("%w: a canary needs 1 to %d steps", ErrInvalid, MaxSteps)
 		}
 		for i, step := range r.Strategy.Steps {
-			if step.Weight < 1 || step.Weight > 100 {
-				return fmt.Errorf("%w: canary step %d: weight %d: use 1 to 100", ErrInvalid, i+1, step.Weight)
+			if step.Weight < 0 || step.Weight > 100 || step.Weight == 0 && step.Match == nil {
+				return fmt.Errorf("%w: canary step %d: weight %d: use 1 to 100, or 0 beside a match", ErrInvalid, i+1, step.Weight)
 			}
 			if step.Hold < 0 || step.Hold > MaxHold {
 				return fmt.Errorf("%w: canary step %d: hold %s: use 0s to %s", ErrInvalid, i+1, step.Hold, MaxHold)
@@ -275,7 +284,7 @@ type Rollout struct {
 	// Partitioned are StatefulSets that are moved in batches.
 	Partitioned []manifest.Ref `json:"partitioned,omitempty"`
 	// Previews are the workloads of blue-green that run twice, Services those
-	// that are switched.
+	// that are switched, or narrowed while routes give the canary its share.
 	Previews []manifest.Ref `json:"previews,omitempty"`
 	Services []LiveService  `json:"services,omitempty"`
 	// Waves are what is waited for in each wave, nil when everything is written at
@@ -287,6 +296,7 @@ type Rollout struct {
 	CanaryWave int  `json:"canaryWave,omitempty"`
 	// Readiness are the rules for custom resources.
 	Readiness []Readiness `json:"readiness,omitempty"`
+	Routes    []LiveRoute `json:"routes,omitempty"`
 	// TakenOver are objects that others made and this release takes over.
 	TakenOver []manifest.Ref `json:"takenOver,omitempty"`
 	// StableTouched is set before the first write to a stable workload.
@@ -367,7 +377,7 @@ func (r *Rollout) Sentence() string {
 		return fmt.Sprintf("revision %d is being rolled back%s", r.Revision, why)
 	case Canary:
 		s := r.Strategy.Steps[r.Step-1]
-		return fmt.Sprintf("revision %d: canary step %d of %d, %d %%", r.Revision, r.Step, len(r.Strategy.Steps), s.Weight)
+		return fmt.Sprintf("revision %d: canary step %d of %d, %s", r.Revision, r.Step, len(r.Strategy.Steps), r.Strategy.split(s))
 	case Preview, Switched:
 		return r.blueGreenSentence()
 	case Rolling:

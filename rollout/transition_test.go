@@ -178,7 +178,7 @@ func TestCouriersGoOnWhereAnotherStopped(t *testing.T) {
 		record.note(Canary, time.Now())
 		record.note(Canary, time.Now())
 		record.Outbox.mark("chat", 1)
-		time.Sleep(MaxOutboxAge)
+		time.Sleep(MaxOutboxAge) //nolint:forbidigo // the bubble's clock
 		record.note(Canary, time.Now())
 		c := newCouriers([]Receiver{receiver}, record, time.Now, zap.NewNop())
 		defer c.stop()

@@ -61,6 +61,11 @@ func (d *driver) applySet(ctx context.Context, release *manifest.Release, revisi
 				return err
 			}
 		}
+		if l := d.record.Current.routeAt(ref); l != nil {
+			if err := weave(u, l, d.watch.splitNow(l)); err != nil {
+				return err
+			}
+		}
 		written, err := d.put(ctx, u)
 		if err != nil {
 			return err

@@ -11,6 +11,7 @@ import (
 	"github.com/tidegate-ci/tidegate/internal/termtext"
 	"github.com/tidegate-ci/tidegate/rollout"
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
+	"github.com/tidegate-ci/tidegate/rollout/traffic"
 )
 
 func newRolloutPlanCommand(f *clusterFlags) *cobra.Command {
@@ -118,5 +119,5 @@ func printWrites(w io.Writer, writes []rollout.PlannedWrite) {
 
 // ownMark tells whether a change is one that every write makes.
 func ownMark(change manifest.Change) bool {
-	return strings.Contains(change.Path, manifest.AnnotationRevision) || strings.Contains(change.Path, manifest.AnnotationRelease)
+	return strings.Contains(change.Path, traffic.Annotation) || strings.Contains(change.Path, manifest.AnnotationRevision) || strings.Contains(change.Path, manifest.AnnotationRelease)
 }

@@ -31,6 +31,7 @@ takes it back. A release of the same application that is under way is superseded
   tidegate rollout start shop --helm chart --values values-production.yaml --set replicas=3
   tidegate rollout start shop -f k8s/ --image shop=registry.example.com/shop@sha256:…
   tidegate rollout start shop -f k8s/ --canary 10:1m --canary 50:2m
+  tidegate rollout start shop -f k8s/ --canary 0:1m:header.x-canary=yes --canary 10:5m --traffic httproute/shop
   tidegate rollout start shop -f k8s/ --strategy blue-green --hold 1m --keep-old 10m
   tidegate rollout start shop -f k8s/ --canary 10 --gates gates.yaml   # the gates: and hooks: of a pipeline's deploy
   tidegate rollout start db -f k8s/ --batch 1       # a StatefulSet, one pod between two gates

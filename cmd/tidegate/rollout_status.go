@@ -189,6 +189,9 @@ func printRecord(w io.Writer, record *rollout.Record, owner string) {
 	}
 	row("strategy", strategyText(c))
 	row("waves", wavesText(c))
+	for i := range c.Routes {
+		row("traffic", routeText(&c.Routes[i]))
+	}
 	row("images", strings.Join(c.Images, ", "))
 	row("note", c.Note)
 	row("freeze overridden", c.Override)
@@ -276,12 +279,25 @@ func strategyText(r *rollout.Rollout) string {
 		}
 		text += ", in batches: " + strings.Join(names, ", ")
 	}
-	if len(r.Services) > 0 {
+	if len(r.Services) > 0 && len(r.Routes) == 0 {
 		var names []string
 		for _, live := range r.Services {
 			names = append(names, fmt.Sprintf("Service/%s (preview: %s)", live.Service.Name, rollout.PreviewTrack.Name(live.Service.Name)))
 		}
 		text += ", switching " + strings.Join(names, ", ")
+	}
+	return text
+}
+
+// routeText tells what a route gives the canary.
+func routeText(l *rollout.LiveRoute) string {
+	var names []string
+	for _, s := range l.Services {
+		names = append(names, "Service/"+rollout.CanaryTrack.Name(s.Service.Name))
+	}
+	text := fmt.Sprintf("%s/%s: %s to %s", l.Route.Kind, l.Route.Name, l.Told, strings.Join(names, ", "))
+	if l.Overwritten > 0 {
+		text += fmt.Sprintf("; someone else changed it %d times, which was put right", l.Overwritten)
 	}
 	return text
 }

@@ -136,6 +136,7 @@ type journalRuns struct {
 	journal journal.Journal
 	reruns  int
 	started []StartRequest
+	decided []pipeline.Decision
 	err     error
 }
 
@@ -147,6 +148,7 @@ func (e *journalRuns) Cancel(ctx context.Context, runID, by, cause string) error
 }
 
 func (e *journalRuns) Decide(ctx context.Context, runID, stageID string, decision pipeline.Decision) error {
+	e.decided = append(e.decided, decision)
 	return e.journal.Append(ctx, runID, nil, journal.Entry{Type: journal.DecisionMade, Time: start, Stage: stageID, Decision: &decision})
 }
 

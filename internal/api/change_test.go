@@ -113,17 +113,18 @@ func TestDecide(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, c.wantChanged, done.Changed)
 			if c.wantChanged {
-				run, err := f.client("reader").Run(t.Context(), "run")
-				require.NoError(t, err)
-				var last pipeline.Decision
-				for _, stage := range run.State.Stages {
-					if stage.ID == done.Stage {
-						last = stage.Decisions[len(stage.Decisions)-1]
-					}
-				}
 				who, _, err := f.tokens.Authenticate(f.secrets[c.token])
 				require.NoError(t, err)
-				require.Equal(t, pipeline.Decision{Approved: c.approved, By: who.User, Comment: "because"}, last)
+				given := pipeline.Decision{Approved: c.approved, By: who.User, Comment: "because"}
+				require.Equal(t, []pipeline.Decision{given}, f.engine.decided)
+				run, err := f.client("reader").Run(t.Context(), "run")
+				require.NoError(t, err)
+				for _, stage := range run.State.Stages {
+					// What a rollout was answered stands in its own record.
+					if stage.ID == done.Stage && stage.Kind == pipeline.KindApprove {
+						require.Equal(t, given, stage.Decisions[len(stage.Decisions)-1])
+					}
+				}
 				require.Len(t, f.audited("decide"), 1)
 			}
 		})

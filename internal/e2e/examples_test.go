@@ -32,13 +32,18 @@ func TestExamplesRun(t *testing.T) {
 		beside func(t *testing.T, dir, namespace string)
 		broken func(code string) string
 		reason string
+		// environments are namespaces that the example's settings.yaml names; the
+		// last one is looked at.
+		environments []string
 	}{
 		"blue-green":  {app: "shop", status: "after the switch"},
 		"statefulset": {app: "store", status: "batch 2: passed"},
 		"canary": {app: "shop", status: "step 1, metric latency: passed", beside: watched, reason: "MetricFailed",
 			broken: func(code string) string { return strings.Replace(code, "failEvery = 0", "failEvery = 4", 1) }},
-		"helm":      {app: "shop", status: "the data is as v2 needs it"},
-		"kustomize": {app: "shop", status: "wave 2, health: passed"},
+		"environments": {app: "shop", status: "revision 2 of shop in environment staging", environments: []string{"shop-staging", "shop-production"}},
+		"helm":         {app: "shop", status: "the data is as v2 needs it"},
+		"kustomize":    {app: "shop", status: "wave 2, health: passed"},
+		"gateway":      {app: "shop", status: "HTTPRoute/shop: 0 % to Service/shop-canary", beside: routed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -48,8 +53,22 @@ func TestExamplesRun(t *testing.T) {
 			cluster, err := demo.OpenCluster(kubeconfig)
 			must(t, err)
 			namespace := fmt.Sprintf("e2e-%d", time.Now().UnixNano())
-			must(t, cluster.CreateNamespace(ctx, namespace))
-			t.Cleanup(func() { _ = cluster.DeleteNamespace(context.Background(), namespace) })
+			where := []string{"--namespace", namespace}
+			namespaces := []string{namespace}
+			if len(example.environments) > 0 {
+				config, err := os.ReadFile(filepath.Join(dir, "settings.yaml"))
+				must(t, err)
+				for _, environment := range example.environments {
+					config = []byte(strings.Replace(string(config), "namespace: "+environment, "namespace: "+namespace+environment, 1))
+					namespaces = append(namespaces, namespace+environment)
+				}
+				must(t, os.WriteFile(filepath.Join(dir, "settings.yaml"), config, 0o600))
+				where = []string{"--config", "settings.yaml"}
+			}
+			for _, name := range namespaces {
+				must(t, cluster.CreateNamespace(ctx, name))
+				t.Cleanup(func() { _ = cluster.DeleteNamespace(context.Background(), name) })
+			}
 			images := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 			t.Cleanup(images.Close)
 			here := func(program string, args ...string) string {
@@ -64,7 +83,7 @@ func TestExamplesRun(t *testing.T) {
 			}
 			release := func() {
 				here("go", "build", "-o", "server", ".")
-				here(binary, "run", "--registry", strings.TrimPrefix(images.URL, "http://"), "--namespace", namespace)
+				here(binary, append([]string{"run", "--registry", strings.TrimPrefix(images.URL, "http://")}, where...)...)
 			}
 			if example.beside != nil {
 				example.beside(t, dir, namespace)
@@ -77,7 +96,7 @@ func TestExamplesRun(t *testing.T) {
 			must(t, err)
 			must(t, os.WriteFile(filepath.Join(dir, "main.go"), []byte(strings.Replace(string(code), `"v1"`, `"v2"`, 1)), 0o600))
 			release()
-			if status := here(binary, "rollout", "status", example.app, "-n", namespace); !strings.Contains(status, example.status) || !strings.Contains(status, "revision 2 is verified") {
+			if status := here(binary, "rollout", "status", example.app, "-n", namespaces[len(namespaces)-1]); !strings.Contains(status, example.status) || !strings.Contains(status, "revision 2 is verified") {
 				t.Fatalf("the second release went otherwise:\n%s", status)
 			}
 			if example.broken == nil {

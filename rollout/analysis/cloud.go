@@ -88,7 +88,7 @@ func (s *service) post(ctx context.Context, body []byte, prepare func(*http.Requ
 			return nil, fmt.Errorf("asking %s: %w", s.name, err)
 		}
 		content, err := io.ReadAll(answer.Body)
-		answer.Body.Close()
+		_ = answer.Body.Close() // it was read to its end, or its error is told
 		if err != nil {
 			return nil, fmt.Errorf("reading the answer of %s: %w", s.name, err)
 		}

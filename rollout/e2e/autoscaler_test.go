@@ -110,7 +110,7 @@ func (w *world) notOurs() {
 	require.NoError(w, err)
 	for _, entry := range d.ManagedFields {
 		if entry.Manager == rollout.FieldManager {
-			require.NotContains(w, string(entry.FieldsV1.Raw), `"f:replicas"`)
+			require.NotContains(w, string(entry.FieldsV1.GetRawBytes()), `"f:replicas"`)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-//go:build e2e
+//go:build e2e && crash
 
 package e2e
 
@@ -20,10 +20,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tidegate-ci/tidegate/rollout"
 )
@@ -31,10 +28,24 @@ import (
 const (
 	// lanes are applications that are rolled out side by side, each in a namespace
 	// of its own: most of a run is waiting for a dead owner's lease.
-	lanes = 8
+	lanes = 3
 	// mostWrites bounds the search for a command's last write.
 	mostWrites = 120
+	// Killed before write n+1 the cluster is as it is after write n, so that both
+	// moments of every other write are all states that a crash can leave. That are
+	// more than a hundred rollouts; a sample of them is taken unless all are asked for.
+	everyState  = 2
+	sampleState = 14
 )
+
+// states is how far apart the writes are at which commands are killed.
+// TIDEGATE_CRASHES=all (make test-crash) means all of them.
+func states() int {
+	if os.Getenv("TIDEGATE_CRASHES") == "all" {
+		return everyState
+	}
+	return sampleState
+}
 
 // scenario is a command that is killed at each of its writes.
 type scenario struct {
@@ -108,9 +119,7 @@ func TestKilledAtEveryWriteEndsAlike(t *testing.T) {
 	var asking, working sync.WaitGroup
 	asking.Go(func() {
 		defer close(runs)
-		// Killed before write n+1 the cluster is as it is after write n, so that both
-		// moments of every other write are all states that a crash can leave.
-		for n := 1; n <= mostWrites; n += 2 {
+		for n := 1; n <= mostWrites; n += states() {
 			for i := range scenarios {
 				for _, answered := range []bool{false, true} {
 					if last[i].Load() {
@@ -330,22 +339,6 @@ func (w *world) goesOn(c crash, dir string, args []string, known int) {
 	}
 }
 
-// age lets the lease of a dead owner look as if it had died two minutes ago. A
-// lease that was given up stays so.
-func (w *world) age() {
-	w.Helper()
-	lease, err := kube.CoordinationV1().Leases(w.namespace).Get(w.ctx, "tidegate-shop", metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return
-	}
-	require.NoError(w, err)
-	at := metav1.NewMicroTime(time.Now().Add(-2 * time.Minute))
-	body, err := json.Marshal(map[string]any{"spec": map[string]any{"renewTime": at}})
-	require.NoError(w, err)
-	_, err = kube.CoordinationV1().Leases(w.namespace).Patch(w.ctx, lease.Name, types.MergePatchType, body, metav1.PatchOptions{})
-	require.NoError(w, err)
-}
-
 var (
 	greeting   = regexp.MustCompile(`hello-\d+`)
 	configName = regexp.MustCompile(`^shop-[0-9a-f]{10}$`)
@@ -421,43 +414,4 @@ func (w *world) left(record *rollout.Record, image string) string {
 	}{all, inventory, len(record.Current.Gates)}, "", " ")
 	require.NoError(w, err)
 	return greeting.ReplaceAllString(strings.NewReplacer(image, "IMAGE", `"`+config+`"`, `"CONFIG"`, w.namespace, "NAMESPACE").Replace(string(text)), "hello-N")
-}
-
-// fewestReady watches pods from now on and tells the fewest of them that were
-// ready, and not told to stop, at once.
-func (w *world) fewestReady(selector string) func() int {
-	w.Helper()
-	list, err := kube.CoreV1().Pods(w.namespace).List(w.ctx, metav1.ListOptions{LabelSelector: selector})
-	require.NoError(w, err)
-	ready := map[types.UID]bool{}
-	see := func(pod *corev1.Pod, deleted bool) {
-		delete(ready, pod.UID)
-		for _, c := range pod.Status.Conditions {
-			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && pod.DeletionTimestamp == nil && !deleted {
-				ready[pod.UID] = true
-			}
-		}
-	}
-	for i := range list.Items {
-		see(&list.Items[i], false)
-	}
-	var fewest atomic.Int64
-	fewest.Store(int64(len(ready)))
-	watch, err := kube.CoreV1().Pods(w.namespace).Watch(w.ctx, metav1.ListOptions{LabelSelector: selector, ResourceVersion: list.ResourceVersion})
-	require.NoError(w, err)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for event := range watch.ResultChan() {
-			if pod, ok := event.Object.(*corev1.Pod); ok {
-				see(pod, event.Type == "DELETED")
-				fewest.Store(min(fewest.Load(), int64(len(ready))))
-			}
-		}
-	}()
-	w.Cleanup(func() {
-		watch.Stop()
-		<-ended
-	})
-	return func() int { return int(fewest.Load()) }
 }

@@ -8,6 +8,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log"
@@ -20,6 +21,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,6 +38,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -102,6 +105,7 @@ func setUp(m *testing.M) (int, error) {
 	if layer, err = binaryLayer(server); err != nil {
 		return 0, err
 	}
+	defer removeRouters()
 	return m.Run(), nil
 }
 
@@ -304,4 +308,59 @@ func (w *world) settles(want map[string]int) {
 		_, ok := <-watch.ResultChan()
 		require.True(w, ok, "other pods serve: want %v, have %v", want, w.pods())
 	}
+}
+
+// fewestReady watches pods from now on and tells the fewest of them that were
+// ready, and not told to stop, at once.
+func (w *world) fewestReady(selector string) func() int {
+	w.Helper()
+	list, err := kube.CoreV1().Pods(w.namespace).List(w.ctx, metav1.ListOptions{LabelSelector: selector})
+	require.NoError(w, err)
+	ready := map[types.UID]bool{}
+	see := func(pod *corev1.Pod, deleted bool) {
+		delete(ready, pod.UID)
+		for _, c := range pod.Status.Conditions {
+			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && pod.DeletionTimestamp == nil && !deleted {
+				ready[pod.UID] = true
+			}
+		}
+	}
+	for i := range list.Items {
+		see(&list.Items[i], false)
+	}
+	var fewest atomic.Int64
+	fewest.Store(int64(len(ready)))
+	watch, err := kube.CoreV1().Pods(w.namespace).Watch(w.ctx, metav1.ListOptions{LabelSelector: selector, ResourceVersion: list.ResourceVersion})
+	require.NoError(w, err)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for event := range watch.ResultChan() {
+			if pod, ok := event.Object.(*corev1.Pod); ok {
+				see(pod, event.Type == "DELETED")
+				fewest.Store(min(fewest.Load(), int64(len(ready))))
+			}
+		}
+	}()
+	w.Cleanup(func() {
+		watch.Stop()
+		<-ended
+	})
+	return func() int { return int(fewest.Load()) }
+}
+
+// age lets the lease of a dead owner look as if it had died two minutes ago. A
+// lease that was given up stays so.
+func (w *world) age() {
+	w.Helper()
+	lease, err := kube.CoordinationV1().Leases(w.namespace).Get(w.ctx, "tidegate-shop", metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return
+	}
+	require.NoError(w, err)
+	at := metav1.NewMicroTime(time.Now().Add(-2 * time.Minute))
+	body, err := json.Marshal(map[string]any{"spec": map[string]any{"renewTime": at}})
+	require.NoError(w, err)
+	_, err = kube.CoordinationV1().Leases(w.namespace).Patch(w.ctx, lease.Name, types.MergePatchType, body, metav1.PatchOptions{})
+	require.NoError(w, err)
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -64,7 +63,7 @@ func newClient() *http.Client {
 	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
 }
 
-// stream sends requests until it is ended.
+// stream sends requests to a Service until it is ended.
 func (w *world) stream(service string) *stream {
 	w.Helper()
 	return w.steady(service, 4, 10*time.Millisecond)
@@ -73,7 +72,12 @@ func (w *world) stream(service string) *stream {
 // steady sends requests at a pace of each sender's own.
 func (w *world) steady(service string, senders int, every time.Duration) *stream {
 	w.Helper()
-	address := w.address(service)
+	return w.steadyTo(w.address(service), senders, every)
+}
+
+// steadyTo sends requests to what need not be a Service.
+func (w *world) steadyTo(address string, senders int, every time.Duration) *stream {
+	w.Helper()
 	ctx, cancel := context.WithCancel(w.ctx)
 	s := &stream{}
 	var sending sync.WaitGroup
@@ -106,13 +110,6 @@ func (w *world) steady(service string, senders int, every time.Duration) *stream
 	s.stop = func() { cancel(); sending.Wait() }
 	w.Cleanup(s.stop)
 	return s
-}
-
-// failed lists the requests that failed so far.
-func (s *stream) failed() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.failures)
 }
 
 // end stops the stream and returns how many requests each version answered, and

@@ -179,7 +179,7 @@ func hookOf(file string, u *unstructured.Unstructured, upgrade bool) ([]chartHoo
 	}
 	var hooks []chartHook
 	for event := range strings.SplitSeq(u.GetAnnotations()[hookAnnotation], ",") {
-		after := false
+		var after bool
 		switch event = strings.TrimSpace(event); event {
 		case "pre-install", "post-install":
 			if upgrade {

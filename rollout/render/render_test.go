@@ -133,8 +133,8 @@ func TestKustomizationsStayInside(t *testing.T) {
 
 // Links inside the checkout are followed.
 func TestLinksInside(t *testing.T) {
-	root := files(t, map[string]string{"k/kustomization.yaml": "resources: [base]\n", "shared/kustomization.yaml": "resources: [c.yaml]\n", "shared/c.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n"})
-	require.NoError(t, os.Symlink("../shared", filepath.Join(root, "k", "base")))
+	root := files(t, map[string]string{"k/kustomization.yaml": "resources: [base]\n", "common/kustomization.yaml": "resources: [c.yaml]\n", "common/c.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n"})
+	require.NoError(t, os.Symlink("../common", filepath.Join(root, "k", "base")))
 	result, err := render(root, Source{Kustomize: "k"}, shopTarget)
 	require.NoError(t, err)
 	require.Len(t, result.Objects, 1)

@@ -261,11 +261,7 @@ func strategy(spec pipeline.StrategySpec) rollout.Strategy {
 		return rollout.Strategy{Kind: rollout.BlueGreenStrategy, Metrics: metrics(spec.BlueGreen.Gates),
 			BlueGreen: &rollout.BlueGreen{Hold: spec.BlueGreen.Hold, KeepOld: spec.BlueGreen.KeepOld}}
 	case spec.Canary != nil:
-		s := rollout.Strategy{Kind: rollout.CanaryStrategy, Metrics: metrics(spec.Canary.Gates)}
-		for _, step := range spec.Canary.Steps {
-			s.Steps = append(s.Steps, rollout.Step{Weight: step.Weight, Hold: step.Hold})
-		}
-		return s
+		return canary(spec.Canary)
 	case spec.Recreate != nil:
 		return rollout.Strategy{Kind: rollout.RecreateStrategy}
 	case spec.Rolling != nil:
