@@ -122,7 +122,7 @@ func (d *driver) enter(ctx context.Context, r *Rollout) error {
 		d.record.Fence = 1
 	}
 	d.postpone() // until the first object is written, or it has to wait for that
-	d.due = true
+	d.pressing = true
 	d.told = ""
 	if r.Note != "" {
 		d.progress(Progress{Time: r.Started, Revision: r.Revision, State: r.State, Message: r.Note})

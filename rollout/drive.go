@@ -59,8 +59,8 @@ type driver struct {
 	reacted func(time.Duration)
 	// owed is since when the record has changes that are not written; zero: none.
 	owed time.Time
-	// due tells that what is owed is to be written before anything is waited for.
-	due bool
+	// pressing tells that what is owed is to be written before anything is waited for.
+	pressing bool
 	// unread tells that the record was remembered and not written since.
 	unread bool
 	// kept are the revisions in the record's history as it was written last.
@@ -113,7 +113,7 @@ func (d *driver) run(ctx context.Context, done func(*Record) bool) error {
 		}
 		if action.Kind == Wait {
 			seen = time.Time{}
-			if d.due {
+			if d.pressing {
 				if err := d.flush(ctx); err != nil {
 					return err
 				}

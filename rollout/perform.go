@@ -118,7 +118,7 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 		if err := d.record.advance(*a.Move, d.clock()); err != nil {
 			return err
 		}
-		d.due = true
+		d.pressing = true
 	}
 	return d.recorded(ctx, state, a.Kind != BeginHook)
 }

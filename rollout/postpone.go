@@ -44,7 +44,7 @@ func (d *driver) flush(ctx context.Context) error {
 
 // saved notes that the record was written.
 func (d *driver) saved(version string) {
-	d.version, d.owed, d.due, d.unread = version, time.Time{}, false, false
+	d.version, d.owed, d.pressing, d.unread = version, time.Time{}, false, false
 	d.kept = map[int]bool{}
 	for i := range d.record.History {
 		d.kept[d.record.History[i].Revision] = true
