@@ -98,9 +98,6 @@ func decide(record *Record, obs Observation, now time.Time) Action {
 	case Switched:
 		return decideSwitched(r, obs, now)
 	case Promoting:
-		if a, ok := lowerWeights(r, obs); ok {
-			return a
-		}
 		// It has served its purpose, and takes room that the new pods may need.
 		if a, ok := dropBaseline(r, obs, now); ok {
 			return a

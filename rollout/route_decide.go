@@ -210,7 +210,8 @@ func dropBaseline(r *Rollout, obs Observation, now time.Time) (Action, bool) {
 	dropping := false
 	for i := range obs.Routes {
 		rt := &obs.Routes[i]
-		if s := rt.Split; rt.Exists && s.Baseline > 0 {
+		if rt.Exists && rt.Split.Baseline > 0 {
+			s := obs.borne(r, rt, rt.Split)
 			s.Baseline = 0
 			return Action{Kind: SetWeight, Ref: rt.Route, Split: s, Why: fmt.Sprintf("%s: the baseline gets no more requests", rt.Route)}, true
 		}

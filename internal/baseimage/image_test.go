@@ -5,7 +5,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -72,31 +71,4 @@ func TestStatic(t *testing.T) {
 	require.Equal(t, "65534\n", run(t, image, "/opt/tools/busybox", "id", "-u"))
 	_, err = Static(ctx, t.TempDir(), "/bin/bash", StaticOptions{})
 	require.ErrorContains(t, err, "dynamic loader")
-}
-
-func TestGolangBuildsAndTests(t *testing.T) {
-	ctx, dir := context.Background(), t.TempDir()
-	image, err := Golang(ctx, dir, runtime.GOROOT()) //nolint:staticcheck // SA1019: a test runs where it was built
-	require.NoError(t, err)
-	// The layers are read once, and checked against their digests, when the
-	// container's root filesystem is made of them.
-	require.NoError(t, validate.Image(image, validate.Fast))
-	// Vetting a package without imports proves the tool at no cost; vetting the
-	// test too would read the whole of the standard library below "testing" again.
-	out := run(t, image, "sh", "-ec", `
-mkdir /src && cd /src
-printf 'module example.com/m\ngo 1.26\n' >go.mod
-printf 'package m\n\nfunc Two() int { return 2 }\n' >m.go
-go vet .
-printf 'package m\n\nimport "testing"\n\nfunc TestTwo(t *testing.T) { if Two() != 2 { t.Fail() } }\n' >m_test.go
-go test -vet=off .
-`)
-	require.Contains(t, out, "ok  \texample.com/m")
-	second, err := Golang(ctx, dir, runtime.GOROOT()) //nolint:staticcheck // SA1019: a test runs where it was built
-	require.NoError(t, err)
-	a, err := image.Digest()
-	require.NoError(t, err)
-	b, err := second.Digest()
-	require.NoError(t, err)
-	require.Equal(t, a, b)
 }

@@ -46,6 +46,7 @@ func TestExamplesRun(t *testing.T) {
 		"gateway":      {app: "shop", status: "HTTPRoute/shop: 0 % to Service/shop-canary", beside: routed},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			t.Cleanup(cancel)
 			dir := filepath.Join(t.TempDir(), name)

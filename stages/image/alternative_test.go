@@ -27,6 +27,8 @@ func TestACommandBuilds(t *testing.T) {
 	there := b.base("team/app:1", "x")
 	at := b.peer.host() + "/team/app"
 	absent := "sha256:" + strings.Repeat("0", 64)
+	private, public, err := sign.Generate([]byte("p")) // slow on purpose
+	require.NoError(t, err)
 	for script, want := range map[string]string{
 		`echo "digest=` + there.Digest.String() + `" >> "$TIDEGATE_OUTPUT"`:                                                                                       "",
 		`echo "image=` + at + "@" + there.Digest.String() + `" >> "$TIDEGATE_OUTPUT"`:                                                                             "",
@@ -41,8 +43,6 @@ func TestACommandBuilds(t *testing.T) {
 		attempt, _ := b.attempt(nil, pipeline.BuildSpec{
 			Push: at, With: &pipeline.WithSpec{Command: script}, Sign: &pipeline.SignSpec{Key: "KEY", Password: "PASSWORD"},
 		})
-		private, public, err := sign.Generate([]byte("p"))
-		require.NoError(t, err)
 		attempt.Env = map[string]string{"KEY": string(private), "PASSWORD": "p"}
 		outputs, err := b.kind().Run(context.Background(), attempt)
 		if want != "" {

@@ -6,12 +6,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	images "github.com/tidegate-ci/tidegate/internal/registry"
 	"github.com/tidegate-ci/tidegate/stages/image/cache"
 	"github.com/tidegate-ci/tidegate/stages/image/progress"
+	"github.com/tidegate-ci/tidegate/stages/image/registry"
 )
 
 // freshMachine is a builder with an empty store.
@@ -149,6 +151,7 @@ func TestACacheThatIsNotThereOrBrokenIsNoFailure(t *testing.T) {
 	request := b.request(map[string]string{"Dockerfile": "FROM scratch\nCOPY a /\n", "a": "1"})
 	image := b.build(request)
 	b.freshMachine(false)
+	b.builder.Registry = registry.New(registry.Options{Default: b.peer.host(), Retry: registry.Retry{Within: time.Second}})
 	request.CacheFrom = specs(t, cache.ParseFrom, "shop/none:1", image.Pushed[0], "type=registry,ref=127.0.0.1:1/x/y")
 	b.build(request)
 	var warnings []string
