@@ -119,6 +119,23 @@ func answered(reply Reply) (Reply, error) {
 	return reply, nil
 }
 
+// awaitChange returns when the record is not of version any more, when ctx has
+// ended, or a moment after a watch was refused: the next load tells what is wrong
+// for good.
+func (s *store) awaitChange(ctx context.Context, version string) {
+	watch, err := s.kube.CoreV1().ConfigMaps(s.namespace).Watch(ctx, metav1.ListOptions{
+		FieldSelector: "metadata.name=" + s.name(), ResourceVersion: version})
+	if err != nil {
+		_ = pause(ctx, retryMost/5) // ends early with ctx alone
+		return
+	}
+	defer watch.Stop()
+	select {
+	case <-ctx.Done():
+	case <-watch.ResultChan():
+	}
+}
+
 // awaitReply watches the record for the answer; nil when none came while the
 // owner should have been alive.
 func (s *store) awaitReply(ctx context.Context, id string) (*Reply, error) {
@@ -132,17 +149,7 @@ func (s *store) awaitReply(ctx context.Context, id string) (*Reply, error) {
 		if record.Reply != nil && record.Reply.ID == id {
 			return record.Reply, nil
 		}
-		watch, err := s.kube.CoreV1().ConfigMaps(s.namespace).Watch(bounded, metav1.ListOptions{
-			FieldSelector: "metadata.name=" + s.name(), ResourceVersion: version})
-		if err == nil {
-			select {
-			case <-bounded.Done():
-			case <-watch.ResultChan():
-			}
-			watch.Stop()
-		} else if err := pause(bounded, retryFirst); err != nil && ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
+		s.awaitChange(bounded, version)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
@@ -289,21 +296,10 @@ func (c *Controller) Watch(ctx context.Context, target Target, see func(*Record)
 		}
 		last = version
 		bounded, cancel := context.WithTimeout(ctx, 5*time.Minute)
-		watch, err := s.kube.CoreV1().ConfigMaps(s.namespace).Watch(bounded, metav1.ListOptions{
-			FieldSelector: "metadata.name=" + s.name(), ResourceVersion: version})
-		if err == nil {
-			select {
-			case <-bounded.Done():
-			case <-watch.ResultChan():
-			}
-			watch.Stop()
-		} else {
-			err = pause(bounded, retryMost/5)
-		}
+		s.awaitChange(bounded, version)
 		cancel()
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		_ = err // looked at again by load, which tells what is wrong for good
 	}
 }

@@ -81,25 +81,12 @@ func (r Readiness) compile() (*compiledRule, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare CEL: %w", err)
 	}
-	program := func(text string) (cel.Program, error) {
-		if len(text) > MaxQuery {
-			return nil, fmt.Errorf("longer than %d bytes", MaxQuery)
-		}
-		ast, issues := environment.Compile(text)
-		if issues.Err() != nil {
-			return nil, fmt.Errorf("expression %q: %w", text, issues.Err())
-		}
-		if kind := ast.OutputType(); !kind.IsEquivalentType(cel.BoolType) && !kind.IsEquivalentType(cel.DynType) {
-			return nil, fmt.Errorf("expression %q gives a %s; it must give true or false", text, kind)
-		}
-		return environment.Program(ast, cel.CostLimit(expressionCost))
-	}
 	compiled := &compiledRule{Readiness: r}
-	if compiled.ready, err = program(r.Ready); err != nil {
+	if compiled.ready, err = compileTruth(environment, r.Ready); err != nil {
 		return nil, err
 	}
 	if r.Failed != "" {
-		if compiled.failed, err = program(r.Failed); err != nil {
+		if compiled.failed, err = compileTruth(environment, r.Failed); err != nil {
 			return nil, err
 		}
 	}

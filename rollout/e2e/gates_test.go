@@ -151,7 +151,10 @@ func TestAWebhookIsAskedUntilItAnswers(t *testing.T) {
 
 	// Who may not reach it has no answer, and no answer is no pass.
 	request = w.request(v3, 0, rollout.Step{Weight: 34})
-	request.Strategy.Checks, request.Deadline = gates(), 10*time.Second
+	request.Strategy.Checks = gates()
+	for i := range request.Strategy.Checks {
+		request.Strategy.Checks[i].Timeout = 10 * time.Second
+	}
 	result, err = w.controller().Start(w.ctx, request, w.log(nil))
 	require.ErrorIs(t, err, rollout.ErrFailed)
 	require.Equal(t, rollout.GateInconclusive, result.Rollout.Failure.Reason)

@@ -236,25 +236,46 @@ func (g *gateway) serve(ctx context.Context, route *unstructured.Unstructured) e
 	} else if out, err := exec.CommandContext(ctx, "nginx", "-p", g.dir, "-c", path, "-e", filepath.Join(g.dir, "error.log"), "-s", "reload").CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
-	http1 := newClient()
-	for {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, g.address()+"/-/generation", http.NoBody)
-		if err != nil {
-			return err
-		}
-		answer, err := http1.Do(request)
-		if err == nil {
-			body, _ := io.ReadAll(io.LimitReader(answer.Body, 100))
-			_ = answer.Body.Close()
-			if string(bytes.TrimSpace(body)) == fmt.Sprint(route.GetGeneration()) {
-				break
-			}
-		}
-		if ctx.Err() != nil {
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for !g.serves(ctx, route.GetGeneration()) {
+		select {
+		case <-again.C:
+		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 	return g.report(ctx, route)
+}
+
+// serves tells whether nginx forwards what a generation of the route says, and
+// nothing older: for a moment after a reload, workers of both accept.
+func (g *gateway) serves(ctx context.Context, generation int64) bool {
+	master := g.nginx.Process.Pid
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", master))
+	if err != nil {
+		return false
+	}
+	accepting := 0
+	for _, pid := range strings.Fields(string(children)) {
+		if title, err := os.ReadFile("/proc/" + pid + "/cmdline"); err == nil && !strings.Contains(string(title), "shutting down") {
+			accepting++
+		}
+	}
+	if accepting != 1 { // worker_processes
+		return false
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, g.address()+"/-/generation", http.NoBody)
+	if err != nil {
+		return false
+	}
+	answer, err := newClient().Do(request)
+	if err != nil {
+		return false
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(answer.Body, 100))
+	return err == nil && string(bytes.TrimSpace(body)) == fmt.Sprint(generation)
 }
 
 // config is nginx's for a route: each rule picks by its headers, and draws one
@@ -280,7 +301,7 @@ func (g *gateway) config(ctx context.Context, route *unstructured.Unstructured) 
 		fmt.Fprintf(&pick, "    if ($http_%s = \"%s\") { set $rule r%d; }\n", strings.ReplaceAll(strings.ToLower(header["name"].(string)), "-", "_"), header["value"], i)
 	}
 	return fmt.Sprintf(`pid %s/pid;
-worker_processes 2;
+worker_processes 1;
 events {}
 http {
 access_log off;
