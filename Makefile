@@ -16,10 +16,10 @@ export CGO_ENABLED := 0
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-# Without internal/component and e2e: the one links all of Kubernetes, the other runs it.
 # What rollouts are compared with, and KWOK for nodes that this machine has no room for.
 ROLLOUT_PEERS := $(BIN)/rollouts-controller $(BIN)/flagger $(BIN)/kwok
 
+# Without internal/component and e2e: the one links all of Kubernetes, the other runs it.
 CLUSTER_TESTS := ./build/... $(patsubst deploy/cluster/%,./%,$(filter-out %/component,$(wildcard deploy/cluster/internal/*)))
 
 .DEFAULT_GOAL := help
