@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -84,7 +85,7 @@ func (c *Controller) ask(ctx context.Context, target Target, command Command, pr
 		if err := s.command(ctx, command); err != nil {
 			return Reply{}, err
 		}
-		reply, err := s.awaitReply(ctx, command.ID)
+		reply, err := s.awaitReply(ctx, command)
 		if err != nil {
 			return Reply{}, err
 		}
@@ -93,7 +94,17 @@ func (c *Controller) ask(ctx context.Context, target Target, command Command, pr
 		}
 		progress(Progress{Time: c.clock(), Revision: command.Revision, State: record.Current.State, Message: owner + " does not answer; taking over when its lease ends"})
 	}
-	d, err := c.own(ctx, s, nil, progress)
+	// Another process may be the one that takes over, and answer.
+	var reply *Reply
+	d, err := c.own(ctx, s, func(record *Record) (*Command, error) {
+		if reply = record.replyTo(command, c.clock()); reply != nil {
+			return nil, errAnswered
+		}
+		return nil, nil
+	}, progress)
+	if errors.Is(err, errAnswered) {
+		return answered(*reply)
+	}
 	if err != nil {
 		return Reply{}, err
 	}
@@ -111,6 +122,9 @@ func (c *Controller) ask(ctx context.Context, target Target, command Command, pr
 	}
 	return answered(*d.record.Reply)
 }
+
+// errAnswered ends the wait for a lease that is not needed any more.
+var errAnswered = errors.New("the command was answered")
 
 func answered(reply Reply) (Reply, error) {
 	if !reply.Accepted {
@@ -138,7 +152,7 @@ func (s *store) awaitChange(ctx context.Context, version string) {
 
 // awaitReply watches the record for the answer; nil when none came while the
 // owner should have been alive.
-func (s *store) awaitReply(ctx context.Context, id string) (*Reply, error) {
+func (s *store) awaitReply(ctx context.Context, command Command) (*Reply, error) {
 	bounded, cancel := context.WithTimeout(ctx, leaseTTL)
 	defer cancel()
 	for {
@@ -146,8 +160,8 @@ func (s *store) awaitReply(ctx context.Context, id string) (*Reply, error) {
 		if err != nil {
 			return nil, err
 		}
-		if record.Reply != nil && record.Reply.ID == id {
-			return record.Reply, nil
+		if reply := record.replyTo(command, time.Now()); reply != nil {
+			return reply, nil
 		}
 		s.awaitChange(bounded, version)
 		if ctx.Err() != nil {

@@ -178,6 +178,9 @@ func (w *world) gateway(name string) *gateway {
 			_ = g.nginx.Process.Signal(syscall.SIGTERM) // its workers go with it
 			_ = g.nginx.Wait()
 		}
+		if said, err := os.ReadFile(filepath.Join(g.dir, "error.log")); err == nil && g.Failed() {
+			g.Logf("nginx says:\n%s", said)
+		}
 	}
 	w.Cleanup(g.stop)
 	select {
