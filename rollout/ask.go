@@ -54,8 +54,9 @@ func (c *Controller) Override(ctx context.Context, target Target, by, reason str
 
 // ask gives a command to whoever drives the rollout and returns the answer.
 // When nobody does, this process becomes the owner, carries the command out and
-// drives the rollout to its end (a pause: until it is recorded). A command that
-// is refused is an error that wraps ErrRefused.
+// drives the rollout to its end (a pause: until it is recorded), and an end that
+// was not asked for is an error like that of Start. A command that is refused is
+// an error that wraps ErrRefused.
 func (c *Controller) ask(ctx context.Context, target Target, command Command, progress func(Progress)) (Reply, error) {
 	if progress == nil {
 		progress = func(Progress) {}
@@ -109,18 +110,31 @@ func (c *Controller) ask(ctx context.Context, target Target, command Command, pr
 		return Reply{}, err
 	}
 	defer d.close()
-	if d.record.Command == nil && (d.record.Reply == nil || d.record.Reply.ID != command.ID) {
+	if d.record.Command == nil && d.record.replyTo(command, c.clock()) == nil {
 		d.record.Command = &command
 	}
 	err = d.finishCurrent(ctx, func(record *Record) bool { return command.Kind == CommandPause || record.Current.Paused })
 	if err != nil {
 		return Reply{}, err
 	}
-	if d.record.Reply == nil || d.record.Reply.ID != command.ID {
+	if reply = d.record.replyTo(command, c.clock()); reply == nil {
 		a := answerTo(d.record, command)
-		return answered(Reply{ID: command.ID, Accepted: a.accepted, Message: a.message, At: c.clock()})
+		reply = &Reply{ID: command.ID, Accepted: a.accepted, Message: a.message, At: c.clock()}
 	}
-	return answered(*d.record.Reply)
+	if _, err := answered(*reply); err != nil {
+		return *reply, err
+	}
+	return *reply, endOf(*d.record.Current, command)
+}
+
+// endOf is how the rollout went that whoever asked has driven to its end: an
+// error unless it is verified, or going back was what was asked for.
+func endOf(r Rollout, command Command) error {
+	if !r.State.Final() || command.Kind == CommandAbort || command.Kind == CommandReject {
+		return nil
+	}
+	_, err := resultOf(r)
+	return err
 }
 
 // errAnswered ends the wait for a lease that is not needed any more.

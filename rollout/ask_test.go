@@ -80,3 +80,23 @@ func answeredByAnother(t *testing.T, later func(*Record)) {
 		}
 	}
 }
+
+// Who drove a rollout to its end is told how it went, as who started it is.
+func TestWhoDroveARolloutToItsEndIsToldHowItWent(t *testing.T) {
+	for _, test := range []struct {
+		asked CommandKind
+		r     Rollout
+		want  error
+	}{
+		{CommandResume, Rollout{State: Canary}, nil}, // paused again
+		{CommandResume, Rollout{State: Verified}, nil},
+		{CommandResume, Rollout{State: RolledBack, Ending: EndedByFailure, Failure: &Failure{}}, ErrFailed},
+		{CommandPromote, Rollout{State: Failed, Failure: &Failure{}}, ErrFailed},
+		{CommandApprove, Rollout{State: Superseded}, ErrSuperseded},
+		{CommandPromote, Rollout{State: RolledBack, Ending: EndedByAbort}, ErrAborted}, // by someone else
+		{CommandAbort, Rollout{State: RolledBack, Ending: EndedByAbort}, nil},
+		{CommandReject, Rollout{State: RolledBack, Ending: EndedByFailure, Failure: &Failure{}}, nil},
+	} {
+		require.ErrorIs(t, endOf(test.r, Command{Kind: test.asked}), test.want, "%s, %s", test.asked, test.r.State)
+	}
+}
