@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -53,8 +54,9 @@ func (c *Controller) Override(ctx context.Context, target Target, by, reason str
 
 // ask gives a command to whoever drives the rollout and returns the answer.
 // When nobody does, this process becomes the owner, carries the command out and
-// drives the rollout to its end (a pause: until it is recorded). A command that
-// is refused is an error that wraps ErrRefused.
+// drives the rollout to its end (a pause: until it is recorded), and an end that
+// was not asked for is an error like that of Start. A command that is refused is
+// an error that wraps ErrRefused.
 func (c *Controller) ask(ctx context.Context, target Target, command Command, progress func(Progress)) (Reply, error) {
 	if progress == nil {
 		progress = func(Progress) {}
@@ -84,7 +86,7 @@ func (c *Controller) ask(ctx context.Context, target Target, command Command, pr
 		if err := s.command(ctx, command); err != nil {
 			return Reply{}, err
 		}
-		reply, err := s.awaitReply(ctx, command.ID)
+		reply, err := s.awaitReply(ctx, command)
 		if err != nil {
 			return Reply{}, err
 		}
@@ -93,24 +95,50 @@ func (c *Controller) ask(ctx context.Context, target Target, command Command, pr
 		}
 		progress(Progress{Time: c.clock(), Revision: command.Revision, State: record.Current.State, Message: owner + " does not answer; taking over when its lease ends"})
 	}
-	d, err := c.own(ctx, s, nil, progress)
+	// Another process may be the one that takes over, and answer.
+	var reply *Reply
+	d, err := c.own(ctx, s, func(record *Record) (*Command, error) {
+		if reply = record.replyTo(command, c.clock()); reply != nil {
+			return nil, errAnswered
+		}
+		return nil, nil
+	}, progress)
+	if errors.Is(err, errAnswered) {
+		return answered(*reply)
+	}
 	if err != nil {
 		return Reply{}, err
 	}
 	defer d.close()
-	if d.record.Command == nil && (d.record.Reply == nil || d.record.Reply.ID != command.ID) {
+	if d.record.Command == nil && d.record.replyTo(command, c.clock()) == nil {
 		d.record.Command = &command
 	}
 	err = d.finishCurrent(ctx, func(record *Record) bool { return command.Kind == CommandPause || record.Current.Paused })
 	if err != nil {
 		return Reply{}, err
 	}
-	if d.record.Reply == nil || d.record.Reply.ID != command.ID {
+	if reply = d.record.replyTo(command, c.clock()); reply == nil {
 		a := answerTo(d.record, command)
-		return answered(Reply{ID: command.ID, Accepted: a.accepted, Message: a.message, At: c.clock()})
+		reply = &Reply{ID: command.ID, Accepted: a.accepted, Message: a.message, At: c.clock()}
 	}
-	return answered(*d.record.Reply)
+	if _, err := answered(*reply); err != nil {
+		return *reply, err
+	}
+	return *reply, endOf(*d.record.Current, command)
 }
+
+// endOf is how the rollout went that whoever asked has driven to its end: an
+// error unless it is verified, or going back was what was asked for.
+func endOf(r Rollout, command Command) error {
+	if !r.State.Final() || command.Kind == CommandAbort || command.Kind == CommandReject {
+		return nil
+	}
+	_, err := resultOf(r)
+	return err
+}
+
+// errAnswered ends the wait for a lease that is not needed any more.
+var errAnswered = errors.New("the command was answered")
 
 func answered(reply Reply) (Reply, error) {
 	if !reply.Accepted {
@@ -138,7 +166,7 @@ func (s *store) awaitChange(ctx context.Context, version string) {
 
 // awaitReply watches the record for the answer; nil when none came while the
 // owner should have been alive.
-func (s *store) awaitReply(ctx context.Context, id string) (*Reply, error) {
+func (s *store) awaitReply(ctx context.Context, command Command) (*Reply, error) {
 	bounded, cancel := context.WithTimeout(ctx, leaseTTL)
 	defer cancel()
 	for {
@@ -146,8 +174,8 @@ func (s *store) awaitReply(ctx context.Context, id string) (*Reply, error) {
 		if err != nil {
 			return nil, err
 		}
-		if record.Reply != nil && record.Reply.ID == id {
-			return record.Reply, nil
+		if reply := record.replyTo(command, time.Now()); reply != nil {
+			return reply, nil
 		}
 		s.awaitChange(bounded, version)
 		if ctx.Err() != nil {

@@ -54,6 +54,7 @@ type Reply struct {
 
 // Said is a command that was given to a rollout, and how it was answered.
 type Said struct {
+	ID       string      `json:"id,omitempty"`
 	Command  CommandKind `json:"command"`
 	By       string      `json:"by,omitempty"`
 	At       time.Time   `json:"at"`
@@ -61,12 +62,32 @@ type Said struct {
 	Message  string      `json:"message"`
 }
 
+// replyTo is how a command was met that was given to the owner: by its answer, or
+// by what became of the rollout meanwhile; nil while it waits for an answer.
+func (r *Record) replyTo(command Command, now time.Time) *Reply {
+	if r.Reply != nil && r.Reply.ID == command.ID {
+		return r.Reply
+	}
+	if r.Current != nil {
+		for _, said := range r.Current.Said { // others may have been answered since
+			if said.ID == command.ID {
+				return &Reply{ID: said.ID, Accepted: said.Accepted, Message: said.Message, At: said.At}
+			}
+		}
+	}
+	if r.Live() && r.Current.Revision == command.Revision {
+		return nil
+	}
+	a := answerTo(r, command)
+	return &Reply{ID: command.ID, Accepted: a.accepted, Message: a.message, At: now}
+}
+
 // maxSaid bounds the commands that a rollout remembers.
 const maxSaid = 20
 
 // hear writes a command down. Nothing is done by it.
 func (r *Rollout) hear(command Command, a answer, now time.Time) {
-	r.Said = append(r.Said, Said{Command: command.Kind, By: clipText(command.By), At: now, Accepted: a.accepted, Message: a.message})
+	r.Said = append(r.Said, Said{ID: command.ID, Command: command.Kind, By: clipText(command.By), At: now, Accepted: a.accepted, Message: a.message})
 	if more := len(r.Said) - maxSaid; more > 0 {
 		r.Said = slices.Delete(r.Said, 0, more)
 	}

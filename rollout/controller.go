@@ -125,21 +125,22 @@ func (c *Controller) Start(ctx context.Context, request Request, progress func(P
 func (c *Controller) start(ctx context.Context, request Request, progress func(Progress)) (Result, error) {
 	s := c.store(Target{request.App, request.Namespace})
 	supersede := func(record *Record) *Command {
-		if sameWork(record.Current, request) {
+		if !record.Live() || sameWork(record.Current, request) {
 			return nil
 		}
 		return &Command{ID: newID(), Kind: CommandSupersede, Revision: record.Current.Revision, By: request.describe(), At: c.clock()}
 	}
+	ask := func(record *Record) (*Command, error) { return supersede(record), nil }
 	var err error
 	d := c.ownAgain(ctx, s, progress)
 	if d == nil {
-		d, err = c.own(ctx, s, supersede, progress)
+		d, err = c.own(ctx, s, ask, progress)
 	}
 	if apierrors.IsNotFound(err) { // there is no such namespace
 		if err := c.ensureNamespace(ctx, request); err != nil {
 			return Result{}, err
 		}
-		d, err = c.own(ctx, s, supersede, progress)
+		d, err = c.own(ctx, s, ask, progress)
 	}
 	if err != nil {
 		return Result{}, err
@@ -298,8 +299,9 @@ func newID() string {
 }
 
 // own makes this process the owner of the application. While another holds the
-// lease it is given the command that ask makes for a live rollout.
-func (c *Controller) own(ctx context.Context, s *store, ask func(*Record) *Command, progress func(Progress)) (*driver, error) {
+// lease, ask is shown the record again and again: the owner is given the command
+// that it makes, once for a live rollout, and its error ends the wait.
+func (c *Controller) own(ctx context.Context, s *store, ask func(*Record) (*Command, error), progress func(Progress)) (*driver, error) {
 	identity := identity()
 	seen, version, asked := s.sighting.at, s.sighting.version, 0
 	for {
@@ -335,14 +337,18 @@ func (c *Controller) own(ctx context.Context, s *store, ask func(*Record) *Comma
 		if err != nil {
 			return nil, err
 		}
-		if ask != nil && record.Live() && asked != record.Current.Revision {
-			if command := ask(record); command != nil {
-				if err := s.command(ctx, *command); err != nil {
-					return nil, err
-				}
-				progress(Progress{Time: c.clock(), Revision: record.Current.Revision, State: record.Current.State,
-					Message: fmt.Sprintf("asked %s to make way for this release", holder)})
+		var command *Command
+		if ask != nil {
+			if command, err = ask(record); err != nil {
+				return nil, err
 			}
+		}
+		if command != nil && asked != record.Current.Revision {
+			if err := s.command(ctx, *command); err != nil {
+				return nil, err
+			}
+			progress(Progress{Time: c.clock(), Revision: record.Current.Revision, State: record.Current.State,
+				Message: fmt.Sprintf("asked %s to make way for this release", holder)})
 			asked = record.Current.Revision
 		}
 		if err := s.awaitLease(ctx, object, seen.Add(timeToLive(object)).Sub(now)); err != nil {

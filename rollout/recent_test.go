@@ -3,7 +3,6 @@ package rollout
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -11,12 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
-	clienttesting "k8s.io/client-go/testing"
 )
 
 func TestWhatIsRememberedIsBounded(t *testing.T) {
@@ -40,39 +35,6 @@ func TestWhatIsRememberedIsBounded(t *testing.T) {
 	for _, known := range r.known {
 		require.NotNil(t, known)
 	}
-}
-
-// versioned lets a fake API server count versions and refuse stale updates, as a real one does.
-func versioned(kube *fake.Clientset) {
-	var version atomic.Int64
-	write := func(action clienttesting.Action) (bool, runtime.Object, error) {
-		object := action.(interface{ GetObject() runtime.Object }).GetObject().DeepCopyObject()
-		accessor, err := meta.Accessor(object)
-		if err != nil {
-			return true, nil, err
-		}
-		resource, namespace := action.GetResource(), action.GetNamespace()
-		if action.GetVerb() == "update" {
-			current, err := kube.Tracker().Get(resource, namespace, accessor.GetName())
-			if err != nil {
-				return true, nil, err
-			}
-			have, err := meta.Accessor(current)
-			if err != nil {
-				return true, nil, err
-			}
-			if want := accessor.GetResourceVersion(); want != "" && want != have.GetResourceVersion() {
-				return true, nil, apierrors.NewConflict(resource.GroupResource(), accessor.GetName(), fmt.Errorf("it is %s", have.GetResourceVersion()))
-			}
-		}
-		accessor.SetResourceVersion(strconv.FormatInt(version.Add(1), 10))
-		if action.GetVerb() == "update" {
-			return true, object, kube.Tracker().Update(resource, object, namespace)
-		}
-		return true, object, kube.Tracker().Create(resource, object, namespace)
-	}
-	kube.PrependReactor("create", "*", write)
-	kube.PrependReactor("update", "*", write)
 }
 
 // ownedOnce makes a controller whose cluster holds an application with a

@@ -51,7 +51,7 @@ func TestEveryCommandInEveryState(t *testing.T) {
 				if kind == CommandPause {
 					require.Equal(t, record.Reply.Accepted, record.Current.Paused)
 				}
-				require.Equal(t, []Said{{Command: kind, By: "oncall", At: now, Accepted: record.Reply.Accepted, Message: record.Reply.Message}}, record.Current.Said)
+				require.Equal(t, []Said{{ID: record.Reply.ID, Command: kind, By: "oncall", At: now, Accepted: record.Reply.Accepted, Message: record.Reply.Message}}, record.Current.Said)
 				once := *record.Current
 				record.Command = &Command{ID: "2", Kind: kind, By: "oncall", Revision: 2}
 				require.NoError(t, record.obey(now))

@@ -179,10 +179,12 @@ func (f *clusterFlags) ask(cmd *cobra.Command, args []string, do asking) error {
 		return err
 	}
 	reply, err := do(cmd.Context(), controller, target, printProgress(cmd))
+	if reply.Accepted {
+		fmt.Fprintln(cmd.OutOrStdout(), target.App+": "+reply.Message)
+	}
 	if err != nil {
 		return rolloutError(err)
 	}
-	fmt.Fprintln(cmd.OutOrStdout(), target.App+": "+reply.Message)
 	return nil
 }
 

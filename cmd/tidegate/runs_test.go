@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -175,18 +176,19 @@ func TestRunsListWatch(t *testing.T) {
 
 func TestLiveList(t *testing.T) {
 	var out bytes.Buffer
-	ticks, now := make(chan time.Time), runsStart
+	ticks := make(chan time.Time)
+	var gone atomic.Int64 // since runsStart
 	live := &liveList{
 		screen: progress.Screen{W: &out, Size: func() (int, int) { return 60, 3 }},
-		now:    func() time.Time { return now }, stop: make(chan struct{}),
+		now:    func() time.Time { return runsStart.Add(time.Duration(gone.Load())) }, stop: make(chan struct{}),
 	}
 	live.ended.Go(func() { live.redraw(ticks) })
-	ticks <- now // nothing to draw yet
+	ticks <- runsStart // nothing to draw yet
 	runs := []journal.Summary{{ID: "a\x1b[2J", Status: journal.Running, Created: runsStart, Started: runsStart}, {ID: "b"}, {ID: "c"}}
 	require.NoError(t, live.show(runs))
-	now = now.Add(5 * time.Second)
-	ticks <- now
-	ticks <- now // taken only after the one before was drawn
+	gone.Store(int64(5 * time.Second))
+	ticks <- runsStart
+	ticks <- runsStart // taken only after the one before was drawn
 	require.NoError(t, live.close())
 	text := out.String()
 	require.Contains(t, text, "running  0.0s  0s")

@@ -18,11 +18,8 @@ import (
 
 // graceful pods serve on while the news of their end spreads, as every workload
 // should whose Service is to lose no request.
-var graceful = strings.Replace(shop, "terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 10", 1)
-
-func init() {
-	graceful = strings.Replace(graceful, "        envFrom:", "        lifecycle: {preStop: {sleep: {seconds: 3}}}\n        envFrom:", 1)
-}
+var graceful = strings.NewReplacer("terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 10",
+	"        envFrom:", "        lifecycle: {preStop: {sleep: {seconds: 3}}}\n        envFrom:").Replace(shop)
 
 func (w *world) blueGreen(image string, bake, hold, keep time.Duration) rollout.Request {
 	r := w.request(image, bake)

@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -48,7 +49,7 @@ func matchHTTPRoute(rule map[string]any, m Match, canary map[string]any) (map[st
 	for _, entry := range matches {
 		one, ok := entry.(map[string]any)
 		if !ok {
-			return nil, fmt.Errorf("spec.rules: a match is not a mapping")
+			return nil, errors.New("spec.rules: a match is not a mapping")
 		}
 		headers, _ := one["headers"].([]any)
 		for _, header := range headers {
@@ -68,7 +69,7 @@ func (httpRoutes) Kinds() []schema.GroupVersionKind {
 
 func (httpRoutes) Can(s Split) error {
 	if s.Match != nil && s.Match.Cookie != "" {
-		return fmt.Errorf("an HTTPRoute can't match a cookie; match a header, or use Ingress-NGINX or Istio")
+		return errors.New("an HTTPRoute can't match a cookie; match a header, or use Ingress-NGINX or Istio")
 	}
 	return nil
 }

@@ -39,10 +39,10 @@ func (ingresses) Kinds() []schema.GroupVersionKind {
 
 func (ingresses) Can(s Split) error {
 	if s.Baseline > 0 {
-		return errors.New("Ingress-NGINX has no third share for the baseline that a metric is compared with; use query with min or max") //nolint:staticcheck // a name
+		return errors.New("Ingress-NGINX has no third share for the baseline that a metric is compared with; use query with min or max")
 	}
 	if s.Match != nil && s.Match.Cookie != "" && s.Match.Value != cookieAlways {
-		return fmt.Errorf("Ingress-NGINX sends requests to the canary whose cookie says %q, and can't match %q; write value: %s", cookieAlways, s.Match.Value, cookieAlways) //nolint:staticcheck // a name
+		return fmt.Errorf("Ingress-NGINX sends requests to the canary whose cookie says %q, and can't match %q; write value: %s", cookieAlways, s.Match.Value, cookieAlways)
 	}
 	return nil
 }
@@ -157,7 +157,7 @@ func (ingresses) Clear(*unstructured.Unstructured, Backends) (*unstructured.Unst
 	return nil, nil
 }
 
-func (ingresses) Read(held *unstructured.Unstructured, b Backends) State {
+func (ingresses) Read(held *unstructured.Unstructured, _ Backends) State {
 	if held == nil {
 		return State{Intact: true}
 	}

@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -55,7 +56,7 @@ func matchVirtualService(rule map[string]any, m Match, canary map[string]any) (m
 	for _, entry := range matches {
 		one, ok := entry.(map[string]any)
 		if !ok {
-			return nil, fmt.Errorf("spec.http: a match is not a mapping")
+			return nil, errors.New("spec.http: a match is not a mapping")
 		}
 		headers, _ := one["headers"].(map[string]any)
 		if headers == nil {

@@ -46,7 +46,7 @@ func TestSplitsAreGolden(t *testing.T) {
 		for name, split := range splits {
 			t.Run(kind.Resource()+" "+name, func(t *testing.T) {
 				before := route.DeepCopy()
-				got := ""
+				var got string
 				if err := router.Can(split); err != nil {
 					got = "refused: " + err.Error() + "\n"
 				} else {
