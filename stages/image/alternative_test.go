@@ -27,12 +27,14 @@ func TestACommandBuilds(t *testing.T) {
 	there := b.base("team/app:1", "x")
 	at := b.peer.host() + "/team/app"
 	absent := "sha256:" + strings.Repeat("0", 64)
-	private, public, err := sign.Generate([]byte("p")) // slow on purpose
+	private, public, err := sign.Generate([]byte("p"))
 	require.NoError(t, err)
+	signed := `test -z "$KEY$PASSWORD" && echo "digest=` + there.Digest.String() + `" >> "$TIDEGATE_OUTPUT"`
 	for script, want := range map[string]string{
-		`echo "digest=` + there.Digest.String() + `" >> "$TIDEGATE_OUTPUT"`:                                                                                       "",
-		`echo "image=` + at + "@" + there.Digest.String() + `" >> "$TIDEGATE_OUTPUT"`:                                                                             "",
-		`test "$TIDEGATE_IMAGE" = ` + at + `:` + commit[:12] + ` && test -z "$KEY$PASSWORD" && echo "digest=` + there.Digest.String() + `" >> "$TIDEGATE_OUTPUT"`: "",
+		`echo "digest=` + there.Digest.String() + `" >> "$TIDEGATE_OUTPUT"`:                                                            "",
+		`echo "image=` + at + "@" + there.Digest.String() + `" >> "$TIDEGATE_OUTPUT"`:                                                  "",
+		`test "$TIDEGATE_IMAGE" = ` + at + `:` + commit[:12] + ` && echo "digest=` + there.Digest.String() + `" >> "$TIDEGATE_OUTPUT"`: "",
+		signed:   "",
 		`true`:   "left no digest",
 		`exit 3`: "exit status 3",
 		`echo "digest=latest" >> "$TIDEGATE_OUTPUT"`:                                          "is no digest",
@@ -40,9 +42,11 @@ func TestACommandBuilds(t *testing.T) {
 		`echo "digest=` + absent + `" >> "$TIDEGATE_OUTPUT"`:                                  "has no such image",
 		`echo "image=evil.example.com/x@` + there.Digest.String() + `" >> "$TIDEGATE_OUTPUT"`: "build.push says",
 	} {
-		attempt, _ := b.attempt(nil, pipeline.BuildSpec{
-			Push: at, With: &pipeline.WithSpec{Command: script}, Sign: &pipeline.SignSpec{Key: "KEY", Password: "PASSWORD"},
-		})
+		spec := pipeline.BuildSpec{Push: at, With: &pipeline.WithSpec{Command: script}}
+		if script == signed { // alone, since opening a key is slow on purpose
+			spec.Sign = &pipeline.SignSpec{Key: "KEY", Password: "PASSWORD"}
+		}
+		attempt, _ := b.attempt(nil, spec)
 		attempt.Env = map[string]string{"KEY": string(private), "PASSWORD": "p"}
 		outputs, err := b.kind().Run(context.Background(), attempt)
 		if want != "" {
@@ -52,6 +56,9 @@ func TestACommandBuilds(t *testing.T) {
 		}
 		require.NoError(t, err, script)
 		require.Equal(t, at+"@"+there.Digest.String(), outputs[pipeline.OutputImage])
+		if script != signed {
+			continue
+		}
 		ref, err := name.NewDigest(outputs[pipeline.OutputImage])
 		require.NoError(t, err)
 		key, err := sign.LoadPublicKey(public)
