@@ -40,7 +40,7 @@ func (b *bench) runPeer(ctx context.Context, binary string, arguments ...string)
 		return nil, err
 	}
 	defer log.Close()
-	p.process = exec.CommandContext(context.WithoutCancel(ctx), path, arguments...) //nolint:gosec // what the bench's own flags name
+	p.process = exec.CommandContext(context.WithoutCancel(ctx), path, arguments...)
 	p.process.Stdout, p.process.Stderr = log, log
 	p.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.process.Start(); err != nil {

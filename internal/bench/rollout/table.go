@@ -108,5 +108,5 @@ func writeJSON(name string, results []result) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(name, append(data, '\n'), 0o644) //nolint:gosec // figures are for everyone to read
+	return os.WriteFile(name, append(data, '\n'), 0o644)
 }
