@@ -162,7 +162,7 @@ func TestBlueGreenCrashAfterReadyGetsNoTraffic(t *testing.T) {
 // What breaks under live traffic is taken back by the same write.
 func TestBlueGreenFailsAfterTheSwitch(t *testing.T) {
 	w := newWorld(t)
-	v1, v2 := image(t, "VERSION=1"), image(t, "VERSION=2", "CRASH_AFTER=8s")
+	v1, v2 := image(t, "VERSION=1"), image(t, "VERSION=2", "CRASH_AFTER_REQUEST=1s")
 	w.gracefulVerified(v1)
 	deployment := w.version("Deployment", "shop")
 	tell := w.told()

@@ -35,7 +35,7 @@ const (
 	// moments of every other write are all states that a crash can leave. That are
 	// more than a hundred rollouts; a sample of them is taken unless all are asked for.
 	everyState  = 2
-	sampleState = 14
+	sampleState = 28
 )
 
 // states is how far apart the writes are at which commands are killed.

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -59,12 +60,16 @@ func main() {
 	}
 	fmt.Println("starting version", os.Getenv("VERSION"))
 	start := time.Now()
-	if after, ok := duration("CRASH_AFTER"); ok {
-		time.AfterFunc(after, func() {
-			fmt.Println("fatal: out of cheese")
-			os.Exit(7)
-		})
+	crash := func() {
+		fmt.Println("fatal: out of cheese")
+		os.Exit(7)
 	}
+	if after, ok := duration("CRASH_AFTER"); ok {
+		time.AfterFunc(after, crash)
+	}
+	// From the first request on, however long the way to it took.
+	var once sync.Once
+	afterRequest, breaks := duration("CRASH_AFTER_REQUEST")
 	readyAfter, _ := duration("READY_AFTER")
 	flap, flaps := duration("FLAP")
 	http.HandleFunc("/ready", func(w http.ResponseWriter, _ *http.Request) {
@@ -85,6 +90,9 @@ func main() {
 		fmt.Fprintf(w, "shop_requests_total{code=\"200\"} %d\n", requests.Load()-failures.Load())
 	})
 	http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		if breaks {
+			once.Do(func() { time.AfterFunc(afterRequest, crash) })
+		}
 		if n := requests.Add(1); failEvery > 0 && n%failEvery == 0 {
 			failures.Add(1)
 			w.WriteHeader(http.StatusInternalServerError)
