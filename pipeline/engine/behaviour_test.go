@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -338,25 +339,27 @@ func TestLongLinesAreSplit(t *testing.T) {
 
 // Deploys to one environment never overlap, in whatever runs they are.
 func TestDeploysToOneEnvironmentAreSerial(t *testing.T) {
-	var now, most atomic.Int32
-	run := func(_ context.Context, a pipeline.Attempt) (pipeline.Outputs, error) {
-		if a.Stage.Kind == pipeline.KindDeploy {
-			most.Store(max(most.Load(), now.Add(1)))
-			defer now.Add(-1)
-			time.Sleep(time.Millisecond) //nolint:forbidigo // room for an overlap that must not come
+	synctest.Test(t, func(t *testing.T) {
+		var now, most atomic.Int32
+		run := func(_ context.Context, a pipeline.Attempt) (pipeline.Outputs, error) {
+			if a.Stage.Kind == pipeline.KindDeploy {
+				most.Store(max(most.Load(), now.Add(1)))
+				defer now.Add(-1)
+				time.Sleep(time.Millisecond) //nolint:forbidigo // the bubble's clock: until every other goroutine has got as far as it can
+			}
+			return nil, nil
 		}
-		return nil, nil
-	}
-	j := openJournal(t)
-	e := newEngine(t, j, run, func(o *Options) { allKinds(run)(o); o.Limits.Stages = 8 })
-	serve(t, e)
-	for i := range 6 {
-		submit(t, e, fmt.Sprint("r", i), planOf(deploy("d1"), deploy("d2")))
-	}
-	for i := range 6 {
-		require.Equal(t, journal.Succeeded, await(t, j, fmt.Sprint("r", i), final).Status)
-	}
-	require.Equal(t, int32(1), most.Load())
+		j := openJournal(t)
+		e := newEngine(t, j, run, func(o *Options) { allKinds(run)(o); o.Limits.Stages = 8 })
+		serve(t, e)
+		for i := range 6 {
+			submit(t, e, fmt.Sprint("r", i), planOf(deploy("d1"), deploy("d2")))
+		}
+		for i := range 6 {
+			require.Equal(t, journal.Succeeded, await(t, j, fmt.Sprint("r", i), final).Status)
+		}
+		require.Equal(t, int32(1), most.Load())
+	})
 }
 
 func TestConcurrencyGroups(t *testing.T) {
