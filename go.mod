@@ -4,6 +4,7 @@ go 1.26.3
 
 require (
 	cel.dev/cel-go v0.32.0
+	github.com/anchore/go-rpmdb v0.2.2
 	github.com/bmatcuk/doublestar/v4 v4.10.4
 	github.com/charmbracelet/x/ansi v0.8.0
 	github.com/containerd/platforms v1.0.0-rc.5

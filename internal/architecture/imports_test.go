@@ -18,15 +18,19 @@ const module = "github.com/tidegate-ci/tidegate/"
 // always import itself; the longest prefix that matches a package decides.
 var allowed = map[string][]string{
 	"pipeline": {"internal/mask", "internal/lazyregexp"},
-	"stages":   {"pipeline", "rollout", "internal/mask", "internal/lazyregexp", "internal/baseimage", "internal/termtext", "internal/netguard"},
-	"triggers": {"pipeline/event"},
-	"rollout":  {"internal/lazyregexp", "internal/netguard"},
+	"stages":   {"pipeline", "rollout", "internal/mask", "internal/lazyregexp", "internal/baseimage", "internal/termtext", "internal/netguard", "internal/confined", "internal/gitssh"},
+	"triggers": {"pipeline/event", "internal/gitssh"},
+	"rollout":  {"internal/lazyregexp", "internal/netguard", "internal/confined"},
 	// Leaves: they serve anyone and know no one.
 	"internal/mask":         {},
 	"internal/lazyregexp":   {},
 	"internal/netguard":     {},
+	"internal/confined":     {},
+	"internal/gitssh":       {},
 	"internal/baseimage":    {},
 	"internal/registry":     {},
+	"internal/testserver":   {"internal/baseimage"},
+	"internal/kwok":         {},
 	"internal/termtext":     {},
 	"internal/architecture": {},
 	// The rest of internal and the binary wire the parts together.
@@ -37,7 +41,7 @@ var allowed = map[string][]string{
 // testsMayAlso widens the rule for tests: any may use the makers of test images,
 // and that maker proves its images in the sandbox they are for.
 var testsMayAlso = map[string][]string{
-	"*":                  {"internal/baseimage", "internal/registry"},
+	"*":                  {"internal/baseimage", "internal/registry", "internal/testserver", "internal/kwok"},
 	"internal/baseimage": {"stages/sandbox"},
 }
 

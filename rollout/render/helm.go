@@ -99,8 +99,8 @@ func (h Helm) collect(loaded *chart.Chart, rendered map[string]string, upgrade b
 		if path.Base(name) == "NOTES.txt" || strings.TrimSpace(content) == "" {
 			continue
 		}
-		if size += len(content); size > maxOutput {
-			return nil, nil, fmt.Errorf("%s: more than %d bytes were rendered", h.Chart, maxOutput)
+		if size += len(content); size > maxRendered {
+			return nil, nil, fmt.Errorf("%s: more than %d bytes were rendered", h.Chart, maxRendered)
 		}
 		file := h.file(loaded, name)
 		parsed, err := manifest.Parse(file+" (rendered)", []byte(content))

@@ -84,7 +84,7 @@ func Render(ctx context.Context, root string, source Source, target Target) (*Re
 	if source.Kustomize == "" && source.Helm == nil {
 		return render(root, source, target) // plain manifests are read within bounds
 	}
-	return confined(ctx, root, source, target)
+	return renderConfined(ctx, root, source, target)
 }
 
 // render does it in this process.

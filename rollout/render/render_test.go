@@ -218,9 +218,9 @@ func TestTemplatesSeeNothingOfTheMachine(t *testing.T) {
 
 // A template that does not end, or wants all the memory, ends only its own process.
 func TestRenderingIsBounded(t *testing.T) {
-	before := bounds
-	t.Cleanup(func() { bounds = before })
-	bounds.CPU, bounds.Memory = 2, 256<<20
+	before := rendering.Bounds
+	t.Cleanup(func() { rendering.Bounds = before })
+	rendering.Bounds.CPU, rendering.Bounds.Memory = 2, 256<<20
 	for name, text := range map[string]string{
 		"memory": "a: {{ range $i := until 100000 }}{{ $x := repeat 1000000 \"abcdefgh\" }}{{ $x }}{{ end }}\n",
 		"bombs":  "{{ define \"a\" }}{{ range until 1000 }}{{ repeat 10000 \"0123456789\" }}{{ end }}{{ end }}{{ range until 1000 }}{{ include \"a\" $ }}{{ end }}",
@@ -229,7 +229,7 @@ func TestRenderingIsBounded(t *testing.T) {
 			root := copied(t)
 			put("templates/x.yaml", text)(t, root)
 			_, err := Render(t.Context(), root, Source{Helm: &Helm{Chart: "chart"}}, shopTarget)
-			require.ErrorContains(t, err, "rendering chart needed more than")
+			require.ErrorContains(t, err, "rendering chart: needed more than")
 		})
 	}
 }

@@ -14,7 +14,7 @@ import (
 // when the scanner finds more than before.
 const (
 	packagesRecord  = "packages"
-	packagesVersion = "1"
+	packagesVersion = "2"
 )
 
 // sbom lists the packages of an image.
@@ -28,7 +28,7 @@ func (e *execution) sbom(ctx context.Context, image *Image) (attest.Statement, e
 		return attest.Statement{}, err
 	}
 	for _, unread := range packages.Unread {
-		e.emit(progress.Event{Kind: progress.Warning, Text: "packages of " + unread + " are not in the SBOM: that database is not read"})
+		e.emit(progress.Event{Kind: progress.Warning, Text: "packages of " + unread + " are not in the SBOM: that database could not be read"})
 	}
 	kind := progress.Done
 	if kept {

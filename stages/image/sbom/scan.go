@@ -1,7 +1,7 @@
-// Package sbom lists the packages of an image: those of Debian's and Alpine's
-// package managers, the modules of Go programs, and packages of npm and Python.
-// It reads the layers as they are, one after the other, and needs neither a root
-// filesystem nor a program.
+// Package sbom lists the packages of an image: those of dpkg, apk and RPM, the
+// modules of Go programs, and packages of npm and Python. It reads the layers as
+// they are, one after the other, and needs neither a root filesystem nor a program
+// of the image.
 package sbom
 
 import (
@@ -21,8 +21,10 @@ import (
 
 // Package is something installed.
 type Package struct {
-	// Type is the package URL's: deb, apk, golang, npm or pypi.
+	// Type is the package URL's: deb, apk, rpm, golang, npm or pypi.
 	Type, Namespace, Name, Version string
+	// Epoch is RPM's, which comes before the version; that of others is in it.
+	Epoch int `json:",omitempty"`
 	// Architecture and License are empty when not known.
 	Architecture, License string
 	// Found is the file that tells of it.
@@ -42,14 +44,8 @@ type Packages struct {
 	All []Package
 	// Distribution is ID and VERSION_ID of os-release.
 	Distribution, Release string
-	// Unread names databases of managers that are not supported.
+	// Unread names databases that could not be read, and says why.
 	Unread []string
-}
-
-// unsupported are databases that are seen and not read.
-var unsupported = map[string]string{
-	"var/lib/rpm/rpmdb.sqlite": "rpm", "usr/lib/sysimage/rpm/rpmdb.sqlite": "rpm", "var/lib/rpm/Packages": "rpm",
-	"var/lib/rpm/Packages.db": "rpm", "usr/lib/sysimage/rpm/Packages.db": "rpm",
 }
 
 // found is what one file tells.
@@ -115,7 +111,7 @@ func (s *Scanner) Layer(ctx context.Context, layer io.Reader) error {
 		if header.Typeflag != tar.TypeReg {
 			continue
 		}
-		what, err := s.examine(name, header, archive)
+		what, err := s.examine(ctx, name, header, archive)
 		if err != nil {
 			return fmt.Errorf("/%s: %w", name, err)
 		}
@@ -159,7 +155,7 @@ func (s *Scanner) parents() map[string]bool {
 
 // examine reads a file that may tell of packages; nil means that it does not.
 // A file that is broken tells of none: it is the image's, and may be anything.
-func (s *Scanner) examine(name string, header *tar.Header, content io.Reader) (*found, error) {
+func (s *Scanner) examine(ctx context.Context, name string, header *tar.Header, content io.Reader) (*found, error) {
 	read := func(most int64) ([]byte, error) {
 		if header.Size > most {
 			return nil, fmt.Errorf("larger than %d bytes", most)
@@ -181,8 +177,10 @@ func (s *Scanner) examine(name string, header *tar.Header, content io.Reader) (*
 	case name == "etc/os-release", name == "usr/lib/os-release":
 		data, err := read(maxManifest)
 		return &found{release: data}, err
-	case unsupported[name] != "":
-		return &found{unread: unsupported[name] + " (/" + name + ")"}, nil
+	case rpmDatabases[name] && header.Size > maxRPM:
+		return nil, fmt.Errorf("larger than %d bytes", int64(maxRPM))
+	case rpmDatabases[name]:
+		return rpm(ctx, name, content)
 	case name == "var/lib/dpkg/status", dir == "var/lib/dpkg/status.d/" && !strings.HasSuffix(base, ".md5sums"):
 		return parse(maxDatabase, debian)
 	case name == "lib/apk/db/installed", name == "usr/lib/apk/db/installed":
@@ -236,6 +234,10 @@ func (s *Scanner) program(name string, content io.Reader) (*found, error) {
 	return &found{packages: packages}, nil
 }
 
+// distributions are the types whose packages belong to one, and which it is when
+// the image does not say.
+var distributions = map[string]string{"deb": "debian", "apk": "alpine", "rpm": ""}
+
 // Packages are those of the layers read so far.
 func (s *Scanner) Packages() Packages {
 	var p Packages
@@ -249,9 +251,9 @@ func (s *Scanner) Packages() Packages {
 			p.Distribution, p.Release = release(f.release)
 		}
 	}
-	for i := range p.All {
-		if t := p.All[i].Type; t == "deb" || t == "apk" {
-			p.All[i].Namespace = cmp.Or(p.Distribution, map[string]string{"deb": "debian", "apk": "alpine"}[t])
+	for i, one := range p.All {
+		if usual, ok := distributions[one.Type]; ok {
+			p.All[i].Namespace = cmp.Or(p.Distribution, usual)
 		}
 	}
 	slices.SortFunc(p.All, compare)
@@ -262,6 +264,6 @@ func (s *Scanner) Packages() Packages {
 func compare(a, b Package) int {
 	return cmp.Or(
 		cmp.Compare(a.Type, b.Type), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Version, b.Version),
-		cmp.Compare(a.Architecture, b.Architecture), cmp.Compare(a.Found, b.Found),
+		cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Architecture, b.Architecture), cmp.Compare(a.Found, b.Found),
 	)
 }

@@ -3,6 +3,7 @@ package sbom
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"strconv"
 	"time"
 
 	packageurl "github.com/package-url/packageurl-go"
@@ -98,7 +99,7 @@ func SPDX(image, digest string, packages Packages, created time.Time) Document {
 }
 
 func (p Package) fullName() string {
-	if p.Namespace != "" && p.Type != "deb" && p.Type != "apk" {
+	if _, ok := distributions[p.Type]; p.Namespace != "" && !ok {
 		return p.Namespace + "/" + p.Name
 	}
 	return p.Name
@@ -109,7 +110,10 @@ func (p Package) url(all Packages) string {
 	if p.Architecture != "" {
 		qualifiers = append(qualifiers, packageurl.Qualifier{Key: "arch", Value: p.Architecture})
 	}
-	if (p.Type == "deb" || p.Type == "apk") && all.Distribution != "" {
+	if p.Epoch != 0 {
+		qualifiers = append(qualifiers, packageurl.Qualifier{Key: "epoch", Value: strconv.Itoa(p.Epoch)})
+	}
+	if _, ok := distributions[p.Type]; ok && all.Distribution != "" {
 		value := all.Distribution
 		if all.Release != "" {
 			value += "-" + all.Release
