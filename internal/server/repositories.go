@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/tidegate-ci/tidegate/internal/gitssh"
 	"github.com/tidegate-ci/tidegate/internal/settings"
 	"github.com/tidegate-ci/tidegate/pipeline"
 	"github.com/tidegate-ci/tidegate/pipeline/event"
@@ -22,6 +23,7 @@ type repository struct {
 	settings.Repository
 	webhookSecret []byte
 	token         string
+	sshKey        []byte
 	secrets       map[string]string
 }
 
@@ -43,6 +45,16 @@ func readRepositories(configured []settings.Repository) (*repositories, error) {
 			if r.token, err = c.Token.Value(); err != nil {
 				return nil, fmt.Errorf("repository %s: token: %w", c.Name, err)
 			}
+		}
+		if c.SSHKey.Set() {
+			key, err := c.SSHKey.Value()
+			if err == nil {
+				_, err = gitssh.Key([]byte(key))
+			}
+			if err != nil {
+				return nil, fmt.Errorf("repository %s: ssh-key: %w", c.Name, err)
+			}
+			r.sshKey = []byte(key)
 		}
 		for name, named := range c.Secrets {
 			if r.secrets[name], err = named.Value(); err != nil {
@@ -71,10 +83,10 @@ func (r *repositories) Lookup(fullName string) (inbox.Repository, bool) {
 // credentials are what the source cache fetches with.
 func (r *repositories) credentials(_ context.Context, of event.Repository) (source.Credentials, error) {
 	found, ok := r.find(of.FullName)
-	if !ok || found.token == "" {
+	if !ok {
 		return source.Credentials{}, nil
 	}
-	return source.Credentials{Username: "x-access-token", Password: found.token}, nil
+	return source.Credentials{Username: "x-access-token", Password: found.token, SSHKey: found.sshKey, KnownHosts: found.KnownHosts}, nil
 }
 
 // runSecrets are what trusted stages may see: run stages as environment

@@ -77,6 +77,12 @@ type Repository struct {
 	WebhookSecret Secret `yaml:"webhook-secret"`
 	// Token fetches private source and writes commit statuses; optional.
 	Token Secret `yaml:"token,omitempty"`
+	// SSHKey fetches source when Clone is an SSH URL: a private key in PEM without
+	// a passphrase, such as that of a deploy key. Without it the agent of whoever
+	// started the server is asked.
+	SSHKey Secret `yaml:"ssh-key,omitempty"`
+	// KnownHosts is a file with the keys of SSH servers; empty means the user's own.
+	KnownHosts string `yaml:"known-hosts,omitempty"`
 	// Secrets become environment variables of trusted run stages, by name.
 	Secrets map[string]Secret `yaml:"secrets,omitempty"`
 }
@@ -364,7 +370,7 @@ func (s *Settings) absolute(dir string) {
 	for i := range s.Repositories {
 		r := &s.Repositories[i]
 		r.WebhookSecret.File = join(r.WebhookSecret.File)
-		r.Token.File = join(r.Token.File)
+		r.Token.File, r.SSHKey.File, r.KnownHosts = join(r.Token.File), join(r.SSHKey.File), join(r.KnownHosts)
 		for name, secret := range r.Secrets {
 			secret.File = join(secret.File)
 			r.Secrets[name] = secret

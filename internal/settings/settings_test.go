@@ -64,6 +64,8 @@ func TestLoadResolvesPathsAndSecrets(t *testing.T) {
 repositories:
   - name: octo/shop
     webhook-secret: {file: hook}
+    ssh-key: {file: hook}
+    known-hosts: hosts
     secrets: {TOKEN: {file: hook}, OTHER: {env: SETTINGS_TEST_EMPTY}}
 environments: {staging: {kubeconfig: kube/config}}
 `)
@@ -75,7 +77,10 @@ environments: {staging: {kubeconfig: kube/config}}
 		t.Fatalf("paths: %+v", s)
 	}
 	repository := s.Repositories[0]
-	for _, secret := range []Secret{repository.WebhookSecret, repository.Secrets["TOKEN"]} {
+	if repository.KnownHosts != filepath.Join(dir, "hosts") {
+		t.Fatalf("known hosts: %s", repository.KnownHosts)
+	}
+	for _, secret := range []Secret{repository.WebhookSecret, repository.SSHKey, repository.Secrets["TOKEN"]} {
 		if value, err := secret.Value(); err != nil || value != "s3cret-value" {
 			t.Fatalf("secret: %q, %v", value, err)
 		}

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -13,9 +14,6 @@ import (
 	"github.com/go-git/go-git/v5/config"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/storer"
-	"github.com/go-git/go-git/v5/plumbing/transport"
-	"github.com/go-git/go-git/v5/plumbing/transport/http"
-	"github.com/go-git/go-git/v5/plumbing/transport/ssh"
 	"github.com/go-git/go-git/v5/storage/filesystem"
 
 	"github.com/tidegate-ci/tidegate/pipeline/event"
@@ -83,10 +81,11 @@ func (c *Cache) transfer(ctx context.Context, m *mirror, repository event.Reposi
 		return err
 	}
 	defer func() { _ = storage.Close() }()
-	auth, secret, err := c.auth(ctx, m, repository)
+	by, err := c.connect(ctx, m, repository)
 	if err != nil {
 		return err
 	}
+	defer by.tunnel.Close()
 	sum := sha256.Sum256([]byte(what))
 	local := localRefs + hex.EncodeToString(sum[:16])
 	ctx, stop := context.WithCancel(ctx)
@@ -95,12 +94,12 @@ func (c *Cache) transfer(ctx context.Context, m *mirror, repository event.Reposi
 	remote := git.NewRemote(limited, &config.RemoteConfig{Name: "origin", URLs: []string{m.url.String()}})
 	err = remote.FetchContext(ctx, &git.FetchOptions{
 		RefSpecs: []config.RefSpec{config.RefSpec("+" + what + ":" + local)},
-		Depth:    c.config.Depth, Tags: git.NoTags, Force: true, Auth: auth,
+		Depth:    c.config.Depth, Tags: git.NoTags, Force: true, Auth: by.auth, ProxyOptions: by.tunnel.Proxy(),
 	})
 	if limited.failed != nil {
 		return limited.failed
 	}
-	return translate(ctx, err, secret)
+	return by.translate(ctx, err)
 }
 
 // Head returns the commit at the tip of a branch, as the forge says now; of the
@@ -113,15 +112,16 @@ func (c *Cache) Head(ctx context.Context, repository event.Repository, branch st
 	ctx, cancel := context.WithTimeoutCause(ctx, c.config.FetchTimeout, fmt.Errorf("no end after %s", c.config.FetchTimeout))
 	defer cancel()
 	fail := func(err error) (string, error) {
-		return "", fmt.Errorf("read the head of %s in %s: %w", cmpOr(branch, "the default branch"), repository.FullName, err)
+		return "", fmt.Errorf("read the head of %s in %s: %w", cmp.Or(branch, "the default branch"), repository.FullName, err)
 	}
-	auth, secret, err := c.auth(ctx, m, repository)
+	by, err := c.connect(ctx, m, repository)
 	if err != nil {
 		return fail(err)
 	}
+	defer by.tunnel.Close()
 	remote := git.NewRemote(nil, &config.RemoteConfig{Name: "origin", URLs: []string{m.url.String()}})
-	refs, err := remote.ListContext(ctx, &git.ListOptions{Auth: auth})
-	if err := translate(ctx, err, secret); err != nil {
+	refs, err := remote.ListContext(ctx, &git.ListOptions{Auth: by.auth, ProxyOptions: by.tunnel.Proxy()})
+	if err := by.translate(ctx, err); err != nil {
 		return fail(err)
 	}
 	want := plumbing.HEAD
@@ -140,73 +140,6 @@ func (c *Cache) Head(ctx context.Context, repository event.Repository, branch st
 		return fail(ErrNotFound)
 	}
 	return ref.Hash().String(), nil
-}
-
-func cmpOr(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
-}
-
-// auth asks for credentials and returns them with what must not be shown.
-func (c *Cache) auth(ctx context.Context, m *mirror, repository event.Repository) (transport.AuthMethod, string, error) {
-	if c.config.Credentials == nil || m.url.Scheme == File {
-		return nil, "", nil
-	}
-	credentials, err := c.config.Credentials(ctx, repository)
-	if err != nil {
-		return nil, "", fmt.Errorf("get credentials: %w", err)
-	}
-	switch m.url.Scheme {
-	case HTTP, HTTPS:
-		if credentials.Password == "" {
-			return nil, "", nil
-		}
-		return &http.BasicAuth{Username: cmpOr(credentials.Username, "x-access-token"), Password: credentials.Password}, credentials.Password, nil
-	case SSH:
-		if len(credentials.SSHKey) == 0 {
-			return nil, "", nil
-		}
-		user := "git"
-		if m.url.User != nil {
-			user = m.url.User.Username()
-		}
-		keys, err := ssh.NewPublicKeys(user, credentials.SSHKey, "")
-		if err != nil {
-			return nil, "", errors.New("the SSH key is not a private key in PEM without passphrase")
-		}
-		if credentials.KnownHosts != "" {
-			if keys.HostKeyCallback, err = ssh.NewKnownHostsCallback(credentials.KnownHosts); err != nil {
-				return nil, "", fmt.Errorf("read known hosts: %w", err)
-			}
-		}
-		return keys, "", nil
-	}
-	return nil, "", nil
-}
-
-// translate names the failures that callers branch on and keeps secret out of the text.
-func translate(ctx context.Context, err error, secret string) error {
-	var noRef git.NoMatchingRefSpecError
-	switch {
-	case err == nil, errors.Is(err, git.NoErrAlreadyUpToDate):
-		return nil
-	case ctx.Err() != nil:
-		return withCause(ctx, ctx.Err())
-	case errors.As(err, &noRef), errors.Is(err, git.ErrExactSHA1NotSupported), errors.Is(err, plumbing.ErrReferenceNotFound):
-		return ErrNotFound
-	case errors.Is(err, transport.ErrEmptyRemoteRepository):
-		return fmt.Errorf("%w: the repository is empty", ErrNotFound)
-	case errors.Is(err, transport.ErrRepositoryNotFound), errors.Is(err, transport.ErrAuthenticationRequired),
-		errors.Is(err, transport.ErrAuthorizationFailed), errors.Is(err, transport.ErrInvalidAuthMethod):
-		return fmt.Errorf("%w: %w", ErrAccess, err)
-	case strings.Contains(err.Error(), "not our ref"):
-		return ErrNotFound
-	case secret != "" && strings.Contains(err.Error(), secret):
-		return errors.New(strings.ReplaceAll(err.Error(), secret, "***"))
-	}
-	return err
 }
 
 // withCause says why a context ended.

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 
 	"github.com/tidegate-ci/tidegate/internal/netguard"
@@ -31,8 +30,6 @@ type Options struct {
 	Secret func(id string) ([]byte, bool)
 	// Agent signs in to Git over SSH; nil means that SSH cannot be used.
 	Agent agent.Agent
-	// HostKeys checks the keys of SSH servers; nil means the user's known_hosts.
-	HostKeys ssh.HostKeyCallback
 	// Roots are the certificates to trust; nil means the system's.
 	Roots *x509.CertPool
 	// MaxBytes bounds one download and one Git transfer; 0 means DefaultMaxBytes.

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,8 +20,10 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	gitdaemon "github.com/go-git/go-git/v5/plumbing/transport/git"
 	githttp "github.com/go-git/go-git/v5/plumbing/transport/http"
-	gitssh "github.com/go-git/go-git/v5/plumbing/transport/ssh"
+	sshtransport "github.com/go-git/go-git/v5/plumbing/transport/ssh"
 	"github.com/go-git/go-git/v5/storage/filesystem"
+
+	"github.com/tidegate-ci/tidegate/internal/gitssh"
 )
 
 // maxRefs bounds what a repository says of its refs, in bytes.
@@ -33,12 +36,18 @@ const largeObject = 16 << 20
 type session struct {
 	transport.UploadPackSession
 	refs *packp.AdvRefs
-	stop func()
+	// tunnel is what SSH goes through, or nil.
+	tunnel *gitssh.Tunnel
 }
 
 func (s *session) close() {
 	_ = s.Close() // all has been read
-	s.stop()
+	s.tunnel.Close()
+}
+
+// failure words why the conversation failed.
+func (s *session) failure(ctx context.Context, err error) error {
+	return gitFailure(ctx, cmp.Or(s.tunnel.Err(), err))
 }
 
 // begin connects to a repository and asks for its refs.
@@ -55,6 +64,7 @@ func (c *Client) begin(ctx context.Context, g *Git) (*session, error) {
 	}
 	var carrier transport.Transport
 	var auth transport.AuthMethod
+	s := &session{}
 	switch g.Scheme {
 	case "http", "https":
 		carrier = githttp.NewClientWithOptions(&http.Client{Transport: &boundedTransport{c, c.http.Transport}, CheckRedirect: checkRedirect}, nil)
@@ -69,19 +79,21 @@ func (c *Client) begin(ctx context.Context, g *Git) (*session, error) {
 		if auth, err = c.sshAuth(g); err != nil {
 			return nil, err
 		}
-		carrier = gitssh.NewClient(nil)
+		s.tunnel = gitssh.Open(ctx, c.options.Stall, maxRefs)
+		endpoint.Proxy = s.tunnel.Proxy()
+		carrier = sshtransport.NewClient(nil)
 	default:
 		carrier = gitdaemon.DefaultClient
 	}
-	opened, err := carrier.NewUploadPackSession(endpoint, auth)
-	if err != nil {
-		return nil, gitFailure(ctx, err)
+	if s.UploadPackSession, err = carrier.NewUploadPackSession(endpoint, auth); err != nil {
+		defer s.tunnel.Close()
+		return nil, s.failure(ctx, err)
 	}
-	s := &session{UploadPackSession: opened, stop: func() {}}
-	if s.refs, err = opened.AdvertisedReferencesContext(ctx); err != nil {
-		_ = opened.Close() // err matters more
-		return nil, gitFailure(ctx, err)
+	if s.refs, err = s.AdvertisedReferencesContext(ctx); err != nil {
+		defer s.close()
+		return nil, s.failure(ctx, err)
 	}
+	s.tunnel.Allow(c.options.MaxBytes)
 	return s, nil
 }
 
@@ -89,13 +101,7 @@ func (c *Client) sshAuth(g *Git) (transport.AuthMethod, error) {
 	if c.options.Agent == nil {
 		return nil, errors.New("Git over ssh needs a key: pass one with --ssh default")
 	}
-	user := g.User
-	if user == "" {
-		user = "git"
-	}
-	return &gitssh.PublicKeysCallback{
-		User: user, Callback: c.options.Agent.Signers, HostKeyCallbackHelper: gitssh.HostKeyCallbackHelper{HostKeyCallback: c.options.HostKeys},
-	}, nil
+	return &gitssh.Auth{User: g.User, Signers: c.options.Agent.Signers}, nil
 }
 
 // gitFailure words what go-git says, without secrets.
@@ -108,7 +114,7 @@ func gitFailure(ctx context.Context, err error) error {
 	case errors.Is(err, transport.ErrRepositoryNotFound), errors.Is(err, transport.ErrAuthenticationRequired), errors.Is(err, transport.ErrAuthorizationFailed):
 		return errors.New("there is no such repository, or it needs credentials: give a token as the secret GIT_AUTH_TOKEN.HOST")
 	}
-	return plain(err)
+	return plain(gitssh.Explain(err))
 }
 
 // Resolve finds the commit a location leads to. A full commit is taken as it
@@ -206,7 +212,7 @@ func (c *Client) fetch(ctx context.Context, g *Git, commit, dir string) (*filesy
 	}
 	response, err := s.UploadPack(ctx, request)
 	if err != nil {
-		return nil, errors.Join(gitFailure(ctx, err), storage.Close())
+		return nil, errors.Join(s.failure(ctx, err), storage.Close())
 	}
 	err = packfile.UpdateObjectStorage(storage, &limitedReader{from: response, left: c.options.MaxBytes, limit: c.options.MaxBytes})
 	if err = errors.Join(err, response.Close()); err == nil && len(response.Shallows) > 0 {
@@ -219,7 +225,7 @@ func (c *Client) fetch(ctx context.Context, g *Git, commit, dir string) (*filesy
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(gitFailure(ctx, err), storage.Close())
+		return nil, errors.Join(s.failure(ctx, err), storage.Close())
 	}
 	return storage, nil
 }
