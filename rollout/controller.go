@@ -420,6 +420,7 @@ func (c *Controller) subscribe(d *driver) {
 
 // close gives the application up.
 func (d *driver) close() {
+	d.dropLog()
 	if d.sampler != nil {
 		d.sampler.stop()
 	}

@@ -39,6 +39,7 @@ type driver struct {
 	indexed int
 	base    *manifest.Release // nil when there is none
 	watch   *observer
+	late    *lateLog // of the failing container; else nil
 	// sampler looks at metrics while a canary step with gates serves; else nil.
 	sampler *sampler
 	// prober asks jobs and webhooks, likewise; jobs are the manifests of the former.

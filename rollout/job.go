@@ -232,6 +232,8 @@ func (d *driver) jobLog(ctx context.Context, job *batchv1.Job) []string {
 		return nil
 	}
 	newest := slices.MaxFunc(pods.Items, func(a, b corev1.Pod) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
+	ctx, cancel := context.WithTimeout(ctx, logLimit)
+	defer cancel()
 	return d.lastLines(ctx, &health.Container{Pod: newest.Name, Name: newest.Spec.Containers[0].Name})
 }
 

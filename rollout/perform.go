@@ -4,12 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"strings"
-	"time"
 
 	"go.uber.org/zap"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/tidegate-ci/tidegate/rollout/analysis"
@@ -107,7 +103,7 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 		}
 	case Advance:
 		if f := a.Move.Failure; f != nil && f.Container != nil {
-			f.Log = d.lastLines(ctx, f.Container)
+			f.Log = d.readLog(ctx, f.Container, logPatience)
 		}
 	}
 	state := r.State
@@ -162,6 +158,7 @@ func (d *driver) companionOf(a Action) (*unstructured.Unstructured, error) {
 // What may wait is written together with what follows; see postpone.
 func (d *driver) recorded(ctx context.Context, before State, mayWait bool) error {
 	now := d.record.Current.State
+	d.takeLog(now.Final())
 	turned := now != before && (now.Final() || now == RollingBack)
 	if mayWait && !turned {
 		d.postpone()
@@ -211,28 +208,3 @@ func (d *driver) cannot(ctx context.Context, a Action, cause error) error {
 
 // ApplyRefused says that the API server refused a write that its dry run had accepted.
 const ApplyRefused health.Reason = "ApplyRefused"
-
-// lastLines reads the end of a failing container's log. It is bounded in time
-// too: going back matters more.
-func (d *driver) lastLines(ctx context.Context, c *health.Container) []string {
-	const patience = time.Second
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	lines, limit := int64(maxLogLines), int64(maxLogBytes)
-	stream, err := d.kube.CoreV1().Pods(d.namespace).GetLogs(c.Pod, &corev1.PodLogOptions{
-		Container: c.Name, Previous: c.Previous, TailLines: &lines, LimitBytes: &limit}).Stream(ctx)
-	if err != nil {
-		d.log.Info("no log of the failing container", zap.String("pod", c.Pod), zap.Error(err))
-		return nil
-	}
-	defer stream.Close()
-	content, err := io.ReadAll(io.LimitReader(stream, maxLogBytes))
-	if err != nil && len(content) == 0 {
-		return nil
-	}
-	text := strings.TrimRight(strings.ToValidUTF8(string(content), "�"), "\n")
-	if text == "" {
-		return nil
-	}
-	return strings.Split(text, "\n")
-}
