@@ -5,7 +5,6 @@ package e2e
 import (
 	"fmt"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,8 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/tidegate-ci/tidegate/internal/kwok"
 	"github.com/tidegate-ci/tidegate/rollout"
 	"github.com/tidegate-ci/tidegate/rollout/health"
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
@@ -64,7 +63,7 @@ func (w *world) says(pod *corev1.Pod, reason, message string) {
 func TestNodesOfAnAutoscalerAreWaitedFor(t *testing.T) {
 	w := newWorld(t)
 	request := w.request(image(t, "VERSION=1"), 0)
-	request.Release = w.release(w.farmed(2, ""), image(t, "VERSION=1"))
+	request.Release = w.release(w.onPlayedNodes(2), image(t, "VERSION=1"))
 	controller, tell, ended := w.controller(), w.told(), make(chan error, 1)
 	go func() {
 		_, err := controller.Start(w.ctx, request, w.log(tell))
@@ -75,10 +74,10 @@ func TestNodesOfAnAutoscalerAreWaitedFor(t *testing.T) {
 		w.says(&pods[i], "TriggeredScaleUp", "pod triggered scale-up: [{pool 1->2 (max: 5)}]")
 	}
 	w.await(tell, rollout.Rolling, "waiting for a node that the cluster autoscaler brings: TriggeredScaleUp: pod triggered scale-up: [{pool 1->2 (max: 5)}]")
-	w.farm("a", nil)
+	w.playedNode("a")
 	require.NoError(t, <-ended)
 
-	large := strings.Replace(w.farmed(2, ""), "        image: shop", "        image: shop\n        resources: {requests: {cpu: 500}}", 1)
+	large := strings.Replace(w.onPlayedNodes(2), "        image: shop", "        image: shop\n        resources: {requests: {cpu: 5000}}", 1)
 	request = w.request(image(t, "VERSION=2"), 0, rollout.Step{Weight: 50, Hold: time.Hour})
 	request.Release = w.release(large, image(t, "VERSION=2"))
 	tell = w.told()
@@ -94,35 +93,20 @@ func TestNodesOfAnAutoscalerAreWaitedFor(t *testing.T) {
 	require.ErrorIs(t, <-ended, rollout.ErrAborted)
 }
 
-// oneOf lets the first pod that is meant come to that end, and all others run well.
-func oneOf(meant func(*corev1.Pod) bool, end outcome) func(*corev1.Pod) outcome {
-	var doomed atomic.Pointer[types.UID]
-	return func(pod *corev1.Pod) outcome {
-		if !meant(pod) {
-			return runsWell
-		}
-		doomed.CompareAndSwap(nil, &pod.UID)
-		if *doomed.Load() == pod.UID {
-			return end
-		}
-		return runsWell
-	}
-}
-
 // What the cluster does to pods, an eviction or a node that is lost, is not held
 // against the version that they run.
 func TestPodsThatTheClusterTakesAwayAreReplaced(t *testing.T) {
 	w := newWorld(t)
 	v1, v2 := image(t, "VERSION=1"), image(t, "VERSION=2")
-	does := oneOf(func(pod *corev1.Pod) bool { return strings.HasPrefix(pod.Name, "shop-canary-") }, evicted)
-	first := w.farm("a", does)
+	w.doom(kwok.Evicted, func(pod *corev1.Pod) bool { return strings.HasPrefix(pod.Name, "shop-canary-") })
+	first := w.playedNode("a")
 	request := w.request(v1, 0)
-	request.Release = w.release(w.farmed(4, ""), v1)
+	request.Release = w.release(w.onPlayedNodes(4), v1)
 	_, err := w.controller().Start(w.ctx, request, w.log(nil))
 	require.NoError(t, err)
 
 	request = w.request(v2, 0, rollout.Step{Weight: 50, Hold: time.Hour})
-	request.Release = w.release(w.farmed(4, ""), v2)
+	request.Release = w.release(w.onPlayedNodes(4), v2)
 	controller, tell, ended := w.controller(), w.told(), make(chan error, 1)
 	go func() {
 		_, err := controller.Start(w.ctx, request, w.log(tell))
@@ -130,7 +114,7 @@ func TestPodsThatTheClusterTakesAwayAreReplaced(t *testing.T) {
 	}()
 	w.await(tell, rollout.Canary, "held until")
 	w.settles(map[string]int{v1: 4, v2: 2})
-	w.farm("b", nil)
+	w.playedNode("b")
 	first.lose()
 	w.settles(map[string]int{v1: 4, v2: 2}) // on the other node
 	w.await(tell, rollout.Canary, "held until")
@@ -145,10 +129,11 @@ func TestPodsThatTheClusterTakesAwayAreReplaced(t *testing.T) {
 func TestAHundredPods(t *testing.T) {
 	w := newWorld(t)
 	v1, v2, v3 := image(t, "VERSION=1"), image(t, "VERSION=2"), image(t, "VERSION=3")
-	w.farm("a", oneOf(func(pod *corev1.Pod) bool { return pod.Spec.Containers[0].Image == v2 }, crashed))
+	w.doom(kwok.Crashed, func(pod *corev1.Pod) bool { return pod.Spec.Containers[0].Image == v2 })
+	w.playedNode("a")
 	start := func(image string, steps ...rollout.Step) (rollout.Result, error) {
 		request := w.request(image, 0, steps...)
-		request.Release = w.release(strings.Replace(w.farmed(100, ""), "maxSurge: 1", "maxSurge: 25%", 1), image)
+		request.Release = w.release(strings.Replace(w.onPlayedNodes(100), "maxSurge: 1", "maxSurge: 25%", 1), image)
 		began := time.Now()
 		result, err := w.controller().Start(w.ctx, request, w.log(nil))
 		t.Logf("%s in %s", result.Rollout.State, time.Since(began).Round(10*time.Millisecond))

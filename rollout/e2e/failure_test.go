@@ -23,8 +23,6 @@ import (
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
 
-const missingDigest = "@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
-
 // firstPullError returns when the kubelet first reported that it cannot pull.
 func (w *world) firstPullError(ctx context.Context) <-chan time.Time {
 	seen := make(chan time.Time, 1)
@@ -57,7 +55,7 @@ func TestImageThatCannotBePulled(t *testing.T) {
 			ctx, cancel := context.WithCancel(w.ctx)
 			defer cancel()
 			seen := w.firstPullError(ctx)
-			result, err := w.controller().Start(w.ctx, w.request(host+"/shop"+missingDigest, 10*time.Second, steps...), w.log(nil))
+			result, err := w.controller().Start(w.ctx, w.request(images.Missing(), 10*time.Second, steps...), w.log(nil))
 			ended := time.Now()
 			require.ErrorIs(t, err, rollout.ErrFailed)
 			require.Equal(t, health.ImagePullFailed, result.Rollout.Failure.Reason)
@@ -95,7 +93,7 @@ func TestRejectedManifestChangesNothing(t *testing.T) {
 
 func TestFirstReleaseFails(t *testing.T) {
 	w := newWorld(t)
-	result, err := w.controller().Start(w.ctx, w.request(host+"/shop"+missingDigest, 0), w.log(nil))
+	result, err := w.controller().Start(w.ctx, w.request(images.Missing(), 0), w.log(nil))
 	require.ErrorIs(t, err, rollout.ErrFailed)
 	require.Equal(t, rollout.Failed, result.Rollout.State)
 	v2 := image(t, "VERSION=2")
@@ -115,7 +113,7 @@ func TestTakenOverDeploymentIsPutBack(t *testing.T) {
 	out, err = wait.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 
-	_, err = w.controller().Start(w.ctx, w.request(host+"/shop"+missingDigest, 0), w.log(nil))
+	_, err = w.controller().Start(w.ctx, w.request(images.Missing(), 0), w.log(nil))
 	require.ErrorIs(t, err, rollout.ErrFailed)
 	w.settles(map[string]int{v1: 3})
 	d, err := kube.AppsV1().Deployments(w.namespace).Get(w.ctx, "shop", metav1.GetOptions{})

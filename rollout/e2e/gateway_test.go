@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/retry"
 
+	"github.com/tidegate-ci/tidegate/internal/testserver"
 	"github.com/tidegate-ci/tidegate/rollout"
 	"github.com/tidegate-ci/tidegate/rollout/traffic"
 )
@@ -38,7 +39,7 @@ func (w *world) streamTo(address string) *stream {
 // share sends n requests, with a header or without, and returns how many each version answered.
 func (w *world) share(address, header string, n int) map[string]int {
 	w.Helper()
-	client := newClient()
+	client := testserver.Client()
 	answered := map[string]int{}
 	for range n {
 		request, err := http.NewRequestWithContext(w.ctx, http.MethodGet, address, http.NoBody)
@@ -274,7 +275,7 @@ func (g *gateway) serves(ctx context.Context, generation int64) bool {
 	if err != nil {
 		return false
 	}
-	answer, err := newClient().Do(request)
+	answer, err := testserver.Client().Do(request)
 	if err != nil {
 		return false
 	}

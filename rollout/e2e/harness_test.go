@@ -5,33 +5,19 @@
 package e2e
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"log"
 	"maps"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
@@ -43,6 +29,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/tidegate-ci/tidegate/internal/kwok"
+	"github.com/tidegate-ci/tidegate/internal/testserver"
 	"github.com/tidegate-ci/tidegate/rollout"
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
@@ -50,9 +38,9 @@ import (
 var (
 	config   *rest.Config
 	kube     *kubernetes.Clientset
-	host     string // of the registry
-	layer    v1.Layer
-	tidegate string // the real binary
+	images   *testserver.Images
+	kubelets *kwok.Kubelets // of nodes that do not exist
+	tidegate string         // the real binary
 )
 
 func TestMain(m *testing.M) {
@@ -82,74 +70,30 @@ func setUp(m *testing.M) (int, error) {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	server := filepath.Join(dir, "server")
-	build := exec.Command("go", "build", "-o", server, "./testserver")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("building the test server: %w: %s", err, out)
-	}
 	if tidegate = os.Getenv("TIDEGATE_BINARY"); tidegate == "" {
 		tidegate = filepath.Join(dir, "tidegate")
 		if out, err := exec.Command("go", "build", "-o", tidegate, "../../cmd/tidegate").CombinedOutput(); err != nil {
 			return 0, fmt.Errorf("building tidegate: %w: %s", err, out)
 		}
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	if images, err = testserver.Serve(context.Background(), dir); err != nil {
 		return 0, err
 	}
-	host = listener.Addr().String()
-	serving := &http.Server{Handler: registry.New(registry.Logger(log.New(io.Discard, "", 0)))}
-	go func() { _ = serving.Serve(listener) }()
-	defer serving.Close()
-	if layer, err = binaryLayer(server); err != nil {
+	defer images.Close()
+	if kubelets, err = kwok.Start(context.Background(), os.Getenv("TIDEGATE_KWOK"), path, dir); err != nil {
 		return 0, err
 	}
+	defer kubelets.Stop()
 	defer removeRouters()
 	return m.Run(), nil
-}
-
-func binaryLayer(path string) (v1.Layer, error) {
-	content, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	var out bytes.Buffer
-	w := tar.NewWriter(&out)
-	if err := w.WriteHeader(&tar.Header{Name: "server", Mode: 0o755, Size: int64(len(content))}); err != nil {
-		return nil, err
-	}
-	if _, err := w.Write(content); err != nil {
-		return nil, err
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(out.Bytes())), nil })
 }
 
 // image pushes a test image with the environment and returns it by digest.
 func image(t *testing.T, env ...string) string {
 	t.Helper()
-	img, err := mutate.AppendLayers(empty.Image, layer)
+	ref, err := images.Push(t.Context(), env...)
 	require.NoError(t, err)
-	img, err = mutate.ConfigFile(img, &v1.ConfigFile{Architecture: runtime.GOARCH, OS: "linux",
-		RootFS: v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{must(layer.DiffID())(t)}},
-		Config: v1.Config{Entrypoint: []string{"/server"}, Env: env}})
-	require.NoError(t, err)
-	digest := must(img.Digest())(t)
-	ref, err := name.NewDigest(host + "/shop@" + digest.String())
-	require.NoError(t, err)
-	require.NoError(t, remote.Write(ref, img))
-	return ref.String()
-}
-
-func must[T any](value T, err error) func(*testing.T) T {
-	return func(t *testing.T) T {
-		t.Helper()
-		require.NoError(t, err)
-		return value
-	}
+	return ref
 }
 
 const shop = `

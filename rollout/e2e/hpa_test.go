@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 
+	"github.com/tidegate-ci/tidegate/internal/kwok"
 	"github.com/tidegate-ci/tidegate/rollout"
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
@@ -86,7 +87,7 @@ spec:
 // metrics serves the metrics API of the whole cluster for the test's time.
 func (w *world) metrics() *load {
 	w.Helper()
-	nodes, err := kube.CoreV1().Nodes().List(w.ctx, metav1.ListOptions{LabelSelector: "!" + fakeLabel})
+	nodes, err := kube.CoreV1().Nodes().List(w.ctx, metav1.ListOptions{LabelSelector: "!" + kwok.Played})
 	require.NoError(w, err)
 	address := ""
 	for _, a := range nodes.Items[0].Status.Addresses {

@@ -96,7 +96,7 @@ func TestEveryRollbackNotifies(t *testing.T) {
 		require.Equal(t, states, heard)
 		heard = nil
 	}
-	_, err = controller.Start(w.ctx, w.request(host+"/shop"+missingDigest, 0), w.log(nil))
+	_, err = controller.Start(w.ctx, w.request(images.Missing(), 0), w.log(nil))
 	require.ErrorIs(t, err, rollout.ErrFailed)
 	expect(rollout.RollingBack, rollout.RolledBack)
 

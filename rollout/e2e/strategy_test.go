@@ -153,7 +153,7 @@ func TestStatefulSetGoesBackPastAStuckPod(t *testing.T) {
 	_, err = kube.PolicyV1().PodDisruptionBudgets(w.namespace).Create(w.ctx, &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "db"},
 		Spec: policyv1.PodDisruptionBudgetSpec{MaxUnavailable: &none, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "db"}}}}, metav1.CreateOptions{})
 	require.NoError(t, err)
-	result, err := w.controller().Start(w.ctx, w.statefulRequest(host+"/shop"+missingDigest, time.Second), w.log(nil))
+	result, err := w.controller().Start(w.ctx, w.statefulRequest(images.Missing(), time.Second), w.log(nil))
 	require.ErrorIs(t, err, rollout.ErrFailed)
 	require.Equal(t, health.ImagePullFailed, result.Rollout.Failure.Reason)
 	require.Equal(t, rollout.RolledBack, result.Rollout.State, "%v", err)
@@ -273,7 +273,7 @@ func TestRecreate(t *testing.T) {
 	}
 	rolls()
 
-	command, out = w.start(host+"/shop"+missingDigest, "--strategy", "recreate", "--bake", "1s")
+	command, out = w.start(images.Missing(), "--strategy", "recreate", "--bake", "1s")
 	var exit *exec.ExitError
 	require.ErrorAs(t, command.Wait(), &exit, "%s", out)
 	require.Equal(t, 1, exit.ExitCode())

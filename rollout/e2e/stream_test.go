@@ -5,14 +5,13 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tidegate-ci/tidegate/internal/testserver"
 )
 
 // stream is a steady stream of requests to a Service, a connection each:
@@ -37,32 +36,6 @@ func (w *world) address(service string) string {
 	return "http://" + s.Spec.ClusterIP
 }
 
-// ask returns the version that a Service answers with.
-func ask(ctx context.Context, client *http.Client, address string) (string, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
-	if err != nil {
-		return "", err
-	}
-	answer, err := client.Do(request)
-	if err != nil {
-		return "", err
-	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(answer.Body, 1<<10))
-	if err != nil {
-		return "", err
-	}
-	if answer.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("status %d", answer.StatusCode)
-	}
-	version, _, _ := strings.Cut(string(body), " ")
-	return version, nil
-}
-
-func newClient() *http.Client {
-	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
-}
-
 // stream sends requests to a Service until it is ended.
 func (w *world) stream(service string) *stream {
 	w.Helper()
@@ -83,7 +56,7 @@ func (w *world) steadyTo(address string, senders int, every time.Duration) *stre
 	var sending sync.WaitGroup
 	for range senders {
 		sending.Go(func() {
-			client := newClient()
+			client := testserver.Client()
 			pace := time.NewTicker(every)
 			defer pace.Stop()
 			for {
@@ -93,7 +66,7 @@ func (w *world) steadyTo(address string, senders int, every time.Duration) *stre
 				case <-pace.C:
 				}
 				began := time.Now()
-				version, err := ask(ctx, client, address)
+				version, err := testserver.Ask(ctx, client, address)
 				if ctx.Err() != nil {
 					return
 				}
@@ -137,9 +110,9 @@ func (s *stream) end(older, newer string) (answered map[string]int, mixed int) {
 // answersWith waits until the Service answers with the version.
 func (w *world) answersWith(service, version string) {
 	w.Helper()
-	client, address := newClient(), w.address(service)
+	client, address := testserver.Client(), w.address(service)
 	for {
-		got, err := ask(w.ctx, client, address)
+		got, err := testserver.Ask(w.ctx, client, address)
 		if err == nil && got == version {
 			return
 		}

@@ -184,7 +184,7 @@ func TestWavesOfCustomResources(t *testing.T) {
 
 	dir := t.TempDir()
 	put := func(name, text string, with ...string) {
-		text = strings.NewReplacer(append(with, "GROUP", c.group, "HOST", host)...).Replace(text)
+		text = strings.NewReplacer(append(with, "GROUP", c.group, "HOST", digest.RegistryStr())...).Replace(text)
 		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
 	}

@@ -5,12 +5,14 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/tidegate-ci/tidegate/internal/kwok"
 )
 
 // Names in every world.
 const (
-	shop     = "shop"
-	fakeNode = "tidegate.dev/bench-node" // label and taint of nodes that KWOK plays
+	shop      = "shop"
+	benchNode = "bench" // whose the nodes are that KWOK plays
 )
 
 // app is what a subject installs and then updates.
@@ -41,8 +43,8 @@ func (a app) manifests(kind, apiVersion string, extra map[string]any) (string, e
 	container := map[string]any{"name": "main", "image": a.image}
 	pod := map[string]any{"terminationGracePeriodSeconds": 1, "containers": []any{container}}
 	if a.fake {
-		pod["nodeSelector"] = map[string]any{fakeNode: "true"}
-		pod["tolerations"] = []any{map[string]any{"key": fakeNode, "operator": "Exists"}}
+		pod["nodeSelector"] = map[string]any{kwok.Played: benchNode}
+		pod["tolerations"] = []any{map[string]any{"key": kwok.Played, "operator": "Exists"}}
 	} else {
 		container["readinessProbe"] = map[string]any{"httpGet": map[string]any{"path": "/ready", "port": 8080}, "periodSeconds": 1}
 	}

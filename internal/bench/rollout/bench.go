@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/tidegate-ci/tidegate/internal/demo"
+	"github.com/tidegate-ci/tidegate/internal/testserver"
 )
 
 // bench is the cluster and what is measured on it.
@@ -26,7 +27,7 @@ type bench struct {
 	config     *rest.Config
 	kube       kubernetes.Interface
 	dynamic    dynamic.Interface
-	images     *images
+	images     *testserver.Images
 }
 
 func (b *bench) open(ctx context.Context) (err error) {
@@ -46,14 +47,14 @@ func (b *bench) open(ctx context.Context) (err error) {
 	if b.dir, err = os.MkdirTemp("", "bench-rollout-"); err != nil {
 		return err
 	}
-	if b.images, err = serveImages(ctx, b.dir); err != nil {
+	if b.images, err = testserver.Serve(ctx, b.dir); err != nil {
 		return errors.Join(err, os.RemoveAll(b.dir))
 	}
 	return nil
 }
 
 func (b *bench) close() error {
-	return errors.Join(b.images.close(), os.RemoveAll(b.dir))
+	return errors.Join(b.images.Close(), os.RemoveAll(b.dir))
 }
 
 // world is a namespace of its own for one round of one subject, and eyes on its pods.

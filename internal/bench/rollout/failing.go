@@ -94,8 +94,8 @@ func (f failure) results(b *bench, who string) []result {
 
 // failing measures the subjects with a version that its environment makes fail.
 func failing(ctx context.Context, b *bench, a app, env ...string) ([]result, error) {
-	good, errGood := b.images.push(ctx, "VERSION=1")
-	bad, errBad := b.images.push(ctx, append(env, "VERSION=2")...)
+	good, errGood := b.images.Push(ctx, "VERSION=1")
+	bad, errBad := b.images.Push(ctx, append(env, "VERSION=2")...)
 	if err := errors.Join(errGood, errBad); err != nil {
 		return nil, err
 	}
@@ -131,11 +131,11 @@ func crashRow(after time.Duration) func(context.Context, *bench) ([]result, erro
 // until the old pods all serve and no new one is left.
 func pullRow(ctx context.Context, b *bench) ([]result, error) {
 	const target = 2 // seconds
-	good, err := b.images.push(ctx, "VERSION=1")
+	good, err := b.images.Push(ctx, "VERSION=1")
 	if err != nil {
 		return nil, err
 	}
-	bad := b.images.missing()
+	bad := b.images.Missing()
 	var found []result
 	err = b.measured(ctx, []subject{&plain{}, &argo{}, &flagger{}, &tidegate{}, &tidegate{rolling: true}}, func(ctx context.Context, w *world, s subject) error {
 		a := app{name: shop, pods: b.pods, canary: steady, image: good}

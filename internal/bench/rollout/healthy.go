@@ -21,7 +21,7 @@ func healthyRow(ctx context.Context, b *bench) ([]result, error) {
 		asked := result{Who: s.name(), Measure: "requests"}
 		for round := range b.rounds + 1 {
 			var err error
-			if a.image, err = b.images.push(ctx, fmt.Sprintf("VERSION=%d", round+1)); err != nil {
+			if a.image, err = b.images.Push(ctx, fmt.Sprintf("VERSION=%d", round+1)); err != nil {
 				return err
 			}
 			bounded, cancel := context.WithTimeout(ctx, installing)

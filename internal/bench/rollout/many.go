@@ -4,16 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/tidegate-ci/tidegate/internal/demo"
+	"github.com/tidegate-ci/tidegate/internal/kwok"
 )
 
 const (
@@ -26,8 +27,7 @@ const (
 // fakeNodes has KWOK play the kubelets of enough nodes for n pods, and returns
 // how to remove them.
 func (b *bench) fakeNodes(ctx context.Context, n int) (remove func() error, err error) {
-	kwok, err := b.runPeer(ctx, "kwok", "--kubeconfig", b.kubeconfig, "--manage-all-nodes=false",
-		"--manage-nodes-with-label-selector", fakeNode+"=true", "--node-lease-duration-seconds=40", "--cidr=10.199.0.1/16", "--server-address=127.0.0.1:18094")
+	kubelets, err := kwok.Start(ctx, filepath.Join(b.peers, "kwok"), b.kubeconfig, b.dir)
 	if err != nil {
 		return nil, err
 	}
@@ -39,17 +39,11 @@ func (b *bench) fakeNodes(ctx context.Context, n int) (remove func() error, err 
 				failed = append(failed, err)
 			}
 		}
-		kwok.stop()
+		kubelets.Stop()
 		return errors.Join(failed...)
 	}
-	room := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1000"), corev1.ResourceMemory: resource.MustParse("1Ti"),
-		corev1.ResourcePods: *resource.NewQuantity(fakePods, resource.DecimalSI)}
 	for i := range n/fakePods + 1 {
-		node := &corev1.Node{
-			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("tidegate-bench-%d", i), Labels: map[string]string{fakeNode: "true"}},
-			Spec:       corev1.NodeSpec{Taints: []corev1.Taint{{Key: fakeNode, Value: "true", Effect: corev1.TaintEffectNoSchedule}}},
-			Status:     corev1.NodeStatus{Capacity: room, Allocatable: room},
-		}
+		node := kwok.Node(fmt.Sprintf("tidegate-bench-%d", i), benchNode, fakePods)
 		if _, err := b.kube.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 			return nil, errors.Join(err, remove())
 		}
@@ -58,8 +52,8 @@ func (b *bench) fakeNodes(ctx context.Context, n int) (remove func() error, err 
 	ready, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	nodes := b.dynamic.Resource(corev1.SchemeGroupVersion.WithResource("nodes"))
-	if err := untilAll(ready, nodes, metav1.ListOptions{LabelSelector: fakeNode + "=true"}, len(names), nodeReady); err != nil {
-		return nil, errors.Join(kwok.with(fmt.Errorf("waiting for the nodes that KWOK plays: %w", err)), remove())
+	if err := untilAll(ready, nodes, metav1.ListOptions{LabelSelector: kwok.Played + "=" + benchNode}, len(names), nodeReady); err != nil {
+		return nil, errors.Join(kubelets.With(fmt.Errorf("waiting for the nodes that KWOK plays: %w", err)), remove())
 	}
 	return remove, nil
 }

@@ -48,7 +48,7 @@ func reactionRow(ctx context.Context, b *bench) ([]result, error) {
 		a := app{name: shop, pods: b.pods, canary: steady, bake: &now}
 		for round := range b.rounds + 1 {
 			var err error
-			if a.image, err = b.images.push(ctx, fmt.Sprintf("VERSION=%d", round+1)); err != nil {
+			if a.image, err = b.images.Push(ctx, fmt.Sprintf("VERSION=%d", round+1)); err != nil {
 				return err
 			}
 			bounded, cancel := context.WithTimeout(ctx, installing)

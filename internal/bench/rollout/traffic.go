@@ -4,16 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"sync"
 	"time"
 
 	"github.com/tidegate-ci/tidegate/internal/demo"
+	"github.com/tidegate-ci/tidegate/internal/testserver"
 	"github.com/tidegate-ci/tidegate/rollout"
 )
 
-// Load: a connection for each request, since kube-proxy balances connections.
+// Load.
 const (
 	senders = 4
 	pace    = 10 * time.Millisecond
@@ -28,7 +27,7 @@ type load struct {
 }
 
 func (l *load) send(ctx context.Context, address string) {
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	client := testserver.Client()
 	ticker := time.NewTicker(pace)
 	defer ticker.Stop()
 	for {
@@ -37,7 +36,7 @@ func (l *load) send(ctx context.Context, address string) {
 			return
 		case <-ticker.C:
 		}
-		version, err := ask(ctx, client, address)
+		version, err := testserver.Ask(ctx, client, address)
 		if ctx.Err() != nil {
 			return
 		}
@@ -56,26 +55,6 @@ func (l *load) send(ctx context.Context, address string) {
 	}
 }
 
-func ask(ctx context.Context, client *http.Client, address string) (string, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
-	if err != nil {
-		return "", err
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return "", err
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<10))
-	if err != nil {
-		return "", err
-	}
-	if response.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("status %d", response.StatusCode)
-	}
-	return string(body), nil
-}
-
 // trafficRow counts the requests that fail while versions come and go.
 func trafficRow(ctx context.Context, b *bench) ([]result, error) {
 	const pods = 3
@@ -88,7 +67,7 @@ func trafficRow(ctx context.Context, b *bench) ([]result, error) {
 		}
 		versions := []string{"", ""}
 		for i := range versions {
-			if versions[i], err = b.images.push(ctx, fmt.Sprintf("VERSION=%d", i+1)); err != nil {
+			if versions[i], err = b.images.Push(ctx, fmt.Sprintf("VERSION=%d", i+1)); err != nil {
 				return err
 			}
 		}
@@ -100,8 +79,8 @@ func trafficRow(ctx context.Context, b *bench) ([]result, error) {
 		if err != nil {
 			return err
 		}
-		client := &http.Client{Timeout: time.Second}
-		for _, err := ask(ctx, client, address); err != nil; _, err = ask(ctx, client, address) {
+		client := testserver.Client()
+		for _, err := testserver.Ask(ctx, client, address); err != nil; _, err = testserver.Ask(ctx, client, address) {
 			if err := linger(ctx, pace); err != nil {
 				return err
 			}
