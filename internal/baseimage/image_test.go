@@ -10,6 +10,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/tidegate-ci/tidegate/stages/sandbox"
 	"github.com/tidegate-ci/tidegate/stages/sandbox/oci"
@@ -71,4 +72,21 @@ func TestStatic(t *testing.T) {
 	require.Equal(t, "65534\n", run(t, image, "/opt/tools/busybox", "id", "-u"))
 	_, err = Static(ctx, t.TempDir(), "/bin/bash", StaticOptions{})
 	require.ErrorContains(t, err, "dynamic loader")
+}
+
+func TestLayersAreMadeSideBySide(t *testing.T) {
+	for range 20 { // they do not meet each time
+		dir := t.TempDir()
+		var making errgroup.Group
+		for range 8 {
+			making.Go(func() error {
+				_, err := Static(t.Context(), dir, "/bin/busybox", StaticOptions{})
+				return err
+			})
+		}
+		require.NoError(t, making.Wait())
+		left, err := filepath.Glob(filepath.Join(dir, "making-*"))
+		require.NoError(t, err)
+		require.Empty(t, left)
+	}
 }

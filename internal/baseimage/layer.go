@@ -146,11 +146,16 @@ func cachedLayer(ctx context.Context, dir, key string, fill func(*archive) error
 }
 
 func replaceFile(name string, content []byte) error {
-	temporary := fmt.Sprintf("%s.%d", name, os.Getpid())
-	if err := os.WriteFile(temporary, content, 0o644); err != nil {
+	made, err := os.CreateTemp(filepath.Dir(name), "making-") // others may be at it, in this process too
+	if err != nil {
 		return err
 	}
-	return os.Rename(temporary, name)
+	defer os.Remove(made.Name()) // gone already when all went well
+	_, err = made.Write(content)
+	if err := errors.Join(err, made.Close()); err != nil {
+		return err
+	}
+	return os.Rename(made.Name(), name)
 }
 
 func fillLayer(ctx context.Context, to io.Writer, fill func(*archive) error) (layerRecord, error) {
