@@ -35,14 +35,14 @@ func (w *world) asks(args ...string) (string, int) {
 	return string(out), 0
 }
 
-// podNames are those of the pods that are not ending.
+// podNames are those of the pods that are not ending, Jobs' aside.
 func (w *world) podNames() map[string]bool {
 	w.Helper()
 	pods, err := kube.CoreV1().Pods(w.namespace).List(w.ctx, metav1.ListOptions{})
 	require.NoError(w, err)
 	all := map[string]bool{}
 	for _, pod := range pods.Items {
-		if pod.DeletionTimestamp == nil {
+		if owner := metav1.GetControllerOf(&pod); pod.DeletionTimestamp == nil && (owner == nil || owner.Kind != "Job") {
 			all[pod.Name] = true
 		}
 	}

@@ -26,9 +26,6 @@ import (
 )
 
 const (
-	// lanes are applications that are rolled out side by side, each in a namespace
-	// of its own: most of a run is waiting for a dead owner's lease.
-	lanes = 3
 	// mostWrites bounds the search for a command's last write.
 	mostWrites = 120
 	// Killed before write n+1 the cluster is as it is after write n, so that both
@@ -40,6 +37,15 @@ const (
 // (TIDEGATE_CRASHES=traffic, make test-crash). They are more than a hundred, and
 // KWOK plays their pods otherwise.
 var underTraffic = os.Getenv("TIDEGATE_CRASHES") == "traffic"
+
+// lanes is how many applications are rolled out side by side, each in a namespace
+// of its own: most of a run is waiting for a dead owner's lease.
+func lanes() int {
+	if underTraffic {
+		return 3
+	}
+	return 6
+}
 
 // scenario is a command that is killed at each of its writes.
 type scenario struct {
@@ -128,7 +134,7 @@ func TestKilledAtEveryWriteEndsAlike(t *testing.T) {
 			}
 		}
 	})
-	for i := range lanes {
+	for i := range lanes() {
 		working.Go(func() {
 			t.Run(fmt.Sprintf("lane %d", i+1), func(t *testing.T) {
 				l := openLane(t, images)
