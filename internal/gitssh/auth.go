@@ -4,11 +4,15 @@
 package gitssh
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
+	"strings"
 
 	gitssh "github.com/go-git/go-git/v5/plumbing/transport/ssh"
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
 	"golang.org/x/crypto/ssh/knownhosts"
 )
 
@@ -61,11 +65,33 @@ func Key(pem []byte) (func() ([]ssh.Signer, error), error) {
 	return func() ([]ssh.Signer, error) { return []ssh.Signer{signer}, nil }, nil
 }
 
-// Explain says what to do about a server whose key is not known, or not the one
-// that is; other errors it returns as they are.
+// Agent returns the signers of the agent at a socket (SSH_AUTH_SOCK), and how to
+// let it go.
+func Agent(ctx context.Context, socket string) (signers func() ([]ssh.Signer, error), letGo func(), err error) {
+	if socket == "" {
+		return nil, nil, errors.New("no agent runs: SSH_AUTH_SOCK is not set")
+	}
+	connection, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	if err != nil {
+		return nil, nil, fmt.Errorf("asking the agent: %w", err)
+	}
+	forget := context.AfterFunc(ctx, func() { _ = connection.Close() })
+	return agent.NewClient(connection).Signers, func() {
+		forget()
+		_ = connection.Close() // only asked
+	}, nil
+}
+
+// ErrRefused says that a server takes none of the keys.
+var ErrRefused = errors.New("the SSH server lets none of the keys in")
+
+// Explain says what to do about a server that refuses the keys, whose own key is
+// not known, or is not the one that is; other errors it returns as they are.
 func Explain(err error) error {
 	var key *knownhosts.KeyError
 	switch {
+	case strings.Contains(err.Error(), "unable to authenticate"): // x/crypto/ssh has no name for it
+		return fmt.Errorf("%w: add the public key to the account, or to the repository as a deploy key", ErrRefused)
 	case !errors.As(err, &key):
 		return err
 	case len(key.Want) == 0:

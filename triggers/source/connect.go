@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"strings"
 
 	git "github.com/go-git/go-git/v5"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/transport"
 	"github.com/go-git/go-git/v5/plumbing/transport/http"
-	"github.com/go-git/go-git/v5/plumbing/transport/ssh"
 
 	"github.com/tidegate-ci/tidegate/internal/gitssh"
 	"github.com/tidegate-ci/tidegate/pipeline/event"
@@ -29,9 +29,18 @@ type connection struct {
 	secret string
 	// tunnel is what SSH goes through; nil otherwise.
 	tunnel *gitssh.Tunnel
+	// letGo of the agent that was asked; nil when none was.
+	letGo func()
 }
 
-// connect asks for credentials and prepares a conversation; close its tunnel.
+func (c *connection) close() {
+	c.tunnel.Close()
+	if c.letGo != nil {
+		c.letGo()
+	}
+}
+
+// connect asks for credentials and prepares a conversation; close it.
 func (c *Cache) connect(ctx context.Context, m *mirror, repository event.Repository) (*connection, error) {
 	var credentials Credentials
 	if c.config.Credentials != nil && m.url.Scheme != File {
@@ -47,30 +56,27 @@ func (c *Cache) connect(ctx context.Context, m *mirror, repository event.Reposit
 			return &connection{auth: basic, secret: credentials.Password}, nil
 		}
 	case SSH:
-		auth, err := sshAuth(m.url, credentials)
+		auth, letGo, err := sshAuth(ctx, m.url, credentials)
 		if err != nil {
 			return nil, err
 		}
-		return &connection{auth: auth, tunnel: gitssh.Open(ctx, 0, c.config.MaxPackBytes+maxRefs)}, nil
+		return &connection{auth: auth, letGo: letGo, tunnel: gitssh.Open(ctx, 0, c.config.MaxPackBytes+maxRefs)}, nil
 	}
 	return &connection{}, nil
 }
 
 // sshAuth signs in with the repository's key, or else with the agent of whoever
 // started this process.
-func sshAuth(u *url.URL, credentials Credentials) (*gitssh.Auth, error) {
-	auth := &gitssh.Auth{User: u.User.Username(), KnownHosts: credentials.KnownHosts, Address: net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "22"))}
+func sshAuth(ctx context.Context, u *url.URL, credentials Credentials) (auth *gitssh.Auth, letGo func(), err error) {
+	auth = &gitssh.Auth{User: u.User.Username(), KnownHosts: credentials.KnownHosts, Address: net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "22"))}
 	if len(credentials.SSHKey) > 0 {
-		var err error
 		auth.Signers, err = gitssh.Key(credentials.SSHKey)
-		return auth, err
+		return auth, nil, err
 	}
-	agent, err := ssh.NewSSHAgentAuth(auth.User)
-	if err != nil {
-		return nil, fmt.Errorf("%w: no SSH key is set for the repository, and no agent holds one: %w", ErrAccess, err)
+	if auth.Signers, letGo, err = gitssh.Agent(ctx, os.Getenv("SSH_AUTH_SOCK")); err != nil {
+		return nil, nil, fmt.Errorf("%w: no SSH key is set for the repository, and %w", ErrAccess, err)
 	}
-	auth.Signers = agent.Callback
-	return auth, nil
+	return auth, letGo, nil
 }
 
 // translate names the failures that callers branch on and keeps the secret out of the text.
@@ -95,5 +101,9 @@ func (c *connection) translate(ctx context.Context, err error) error {
 	case c.secret != "" && strings.Contains(err.Error(), c.secret):
 		return errors.New(strings.ReplaceAll(err.Error(), c.secret, "***"))
 	}
-	return gitssh.Explain(err)
+	err = gitssh.Explain(err)
+	if errors.Is(err, gitssh.ErrRefused) {
+		return fmt.Errorf("%w: %w", ErrAccess, err)
+	}
+	return err
 }

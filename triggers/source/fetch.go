@@ -85,7 +85,7 @@ func (c *Cache) transfer(ctx context.Context, m *mirror, repository event.Reposi
 	if err != nil {
 		return err
 	}
-	defer by.tunnel.Close()
+	defer by.close()
 	sum := sha256.Sum256([]byte(what))
 	local := localRefs + hex.EncodeToString(sum[:16])
 	ctx, stop := context.WithCancel(ctx)
@@ -118,7 +118,7 @@ func (c *Cache) Head(ctx context.Context, repository event.Repository, branch st
 	if err != nil {
 		return fail(err)
 	}
-	defer by.tunnel.Close()
+	defer by.close()
 	remote := git.NewRemote(nil, &config.RemoteConfig{Name: "origin", URLs: []string{m.url.String()}})
 	refs, err := remote.ListContext(ctx, &git.ListOptions{Auth: by.auth, ProxyOptions: by.tunnel.Proxy()})
 	if err := by.translate(ctx, err); err != nil {

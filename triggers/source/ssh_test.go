@@ -3,10 +3,13 @@ package source_test
 import (
 	"context"
 	"net"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
 
 	"github.com/tidegate-ci/tidegate/internal/gitssh/sshtest"
 	"github.com/tidegate-ci/tidegate/pipeline/event"
@@ -42,12 +45,49 @@ func TestFetchOverSSH(t *testing.T) {
 		})
 	}
 	err := overSSH(t, server.Stranger, server.KnownHosts(t, "rsa")).Fetch(t.Context(), repository, "refs/heads/main", "")
-	require.ErrorContains(t, err, "unable to authenticate")
+	require.ErrorIs(t, err, source.ErrAccess)
+	require.ErrorContains(t, err, "lets none of the keys in")
 	err = overSSH(t, server.Key, server.Impostor(t)).Fetch(t.Context(), repository, "refs/heads/main", "")
 	require.ErrorContains(t, err, "someone may be in between")
 	err = overSSH(t, []byte("c4n4ry"), "").Fetch(t.Context(), repository, "refs/heads/main", "")
 	require.ErrorContains(t, err, "not a private key")
 	require.NotContains(t, err.Error(), "c4n4ry")
+}
+
+// Without a key of its own a repository is fetched with the agent's.
+func TestFetchWithTheAgent(t *testing.T) {
+	server, u := sshtest.Start(t), newUpstream(t)
+	commit := u.commit("one")
+	key, err := ssh.ParseRawPrivateKey(server.Key)
+	require.NoError(t, err)
+	keys := agent.NewKeyring()
+	require.NoError(t, keys.Add(agent.AddedKey{PrivateKey: key}))
+	socket := filepath.Join(t.TempDir(), "agent")
+	listener, err := net.Listen("unix", socket)
+	require.NoError(t, err)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			connection, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_ = agent.ServeAgent(keys, connection) // until the fetch lets it go
+			_ = connection.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		_ = listener.Close()
+		<-ended
+	})
+	t.Setenv("SSH_AUTH_SOCK", socket)
+	t.Setenv("SSH_KNOWN_HOSTS", server.KnownHosts(t, "ed25519"))
+	repository := event.Repository{FullName: "octo/shop", CloneURL: server.URL(u.dir)}
+	cache := openCache(t, func(c *source.Config) { c.Protocols = []string{source.SSH} })
+	require.NoError(t, cache.Fetch(t.Context(), repository, "refs/heads/main", commit))
+	_, err = cache.Head(t.Context(), repository, "main") // a second conversation: the first has let the agent go
+	require.NoError(t, err)
 }
 
 func TestFetchWithoutAnSSHKey(t *testing.T) {
