@@ -254,4 +254,5 @@ replace (
 	k8s.io/streaming => k8s.io/streaming v0.36.3
 )
 
+// Plays kubelets where tests and measurements want more pods than a machine can run.
 tool sigs.k8s.io/kwok/cmd/kwok

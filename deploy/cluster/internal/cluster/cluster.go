@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -57,15 +56,15 @@ var passedOn = []string{
 
 // collecting paces the components' garbage collectors, unless this process's
 // environment does. A third of what the API server does when objects come and go
-// all the time is collecting, by Go's own pace; memory for less of that is cheap
-// up to a bound, near which the pace is Go's again.
-var collecting = []string{"GOGC=400", "GOMEMLIMIT=1GiB"}
+// all the time is collecting, by Go's own pace; half of that costs it some hundred
+// megabytes. There is no limit of memory: near one, collecting never ends.
+const collecting = "GOGC=200"
 
 // environment makes the components' environment from that of this process.
 // containerd pulls through a proxy where there is one; inside the cluster nobody
 // may use it.
 func environment(environ []string, s settings.Settings) []string {
-	env := slices.Clone(collecting) // of what comes twice the last counts
+	env := []string{collecting} // of what comes twice the last counts
 	direct := strings.Join([]string{"127.0.0.1", "localhost", s.PodCIDR.String(), s.ServiceCIDR.String(), ".svc", ".cluster.local"}, ",")
 	path := ""
 	for _, variable := range environ {

@@ -19,7 +19,7 @@ func TestEnvironment(t *testing.T) {
 		"HTTPS_PROXY=http://proxy:3128", "NO_PROXY=example.com", "no_proxy=", "GOGC=50",
 	}, settings.Default("/s"))
 	want := []string{
-		"GOGC=400", "GOMEMLIMIT=1GiB", "HOME=/root", "HTTPS_PROXY=http://proxy:3128", "GOGC=50",
+		"GOGC=200", "HOME=/root", "HTTPS_PROXY=http://proxy:3128", "GOGC=50",
 		"PATH=/usr/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:/bin",
 		"NO_PROXY=127.0.0.1,localhost,10.244.0.0/16,10.96.0.0/16,.svc,.cluster.local,example.com",
 		"no_proxy=127.0.0.1,localhost,10.244.0.0/16,10.96.0.0/16,.svc,.cluster.local,example.com",
