@@ -98,7 +98,7 @@ func TestNodesOfAnAutoscalerAreWaitedFor(t *testing.T) {
 func TestPodsThatTheClusterTakesAwayAreReplaced(t *testing.T) {
 	w := newWorld(t)
 	v1, v2 := image(t, "VERSION=1"), image(t, "VERSION=2")
-	w.doom(kwok.Evicted, func(pod *corev1.Pod) bool { return strings.HasPrefix(pod.Name, "shop-canary-") })
+	evicted := w.doom(kwok.Evicted, func(pod *corev1.Pod) bool { return strings.HasPrefix(pod.Name, "shop-canary-") })
 	first := w.playedNode("a")
 	request := w.request(v1, 0)
 	request.Release = w.release(w.onPlayedNodes(4), v1)
@@ -112,6 +112,7 @@ func TestPodsThatTheClusterTakesAwayAreReplaced(t *testing.T) {
 		_, err := controller.Start(w.ctx, request, w.log(tell))
 		ended <- err
 	}()
+	w.met(evicted, "the eviction")
 	w.await(tell, rollout.Canary, "held until")
 	w.settles(map[string]int{v1: 4, v2: 2})
 	w.playedNode("b")
@@ -129,7 +130,7 @@ func TestPodsThatTheClusterTakesAwayAreReplaced(t *testing.T) {
 func TestAHundredPods(t *testing.T) {
 	w := newWorld(t)
 	v1, v2, v3 := image(t, "VERSION=1"), image(t, "VERSION=2"), image(t, "VERSION=3")
-	w.doom(kwok.Crashed, func(pod *corev1.Pod) bool { return pod.Spec.Containers[0].Image == v2 })
+	crashed := w.doom(kwok.Crashed, func(pod *corev1.Pod) bool { return pod.Spec.Containers[0].Image == v2 })
 	w.playedNode("a")
 	start := func(image string, steps ...rollout.Step) (rollout.Result, error) {
 		request := w.request(image, 0, steps...)
@@ -143,6 +144,7 @@ func TestAHundredPods(t *testing.T) {
 	require.NoError(t, err)
 	before := w.version("Deployment", "shop")
 	result, err := start(v2, rollout.Step{Weight: 10, Hold: time.Minute})
+	w.met(crashed, "the crash")
 	require.ErrorIs(t, err, rollout.ErrFailed)
 	require.Equal(t, health.CrashedAfterReady, result.Rollout.Failure.Reason)
 	require.Equal(t, before, w.version("Deployment", "shop"), "the stable workload was not written to")

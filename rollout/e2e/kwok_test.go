@@ -66,27 +66,33 @@ func (n *playedNode) change(change func(*corev1.Node)) {
 	}))
 }
 
-// doom lets the first pod that is meant come to an end; all others run well.
-func (w *world) doom(end string, meant func(*corev1.Pod) bool) {
+// doom lets the first pod that is meant come to an end, and tells when it has;
+// all others run well.
+func (w *world) doom(end string, meant func(*corev1.Pod) bool) (came <-chan struct{}) {
 	w.Helper()
 	ctx, cancel := context.WithCancel(w.ctx)
-	pods := kube.CoreV1().Pods(w.namespace)
+	pods, seen := kube.CoreV1().Pods(w.namespace), make(chan struct{})
 	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, kwok.End, end)
 	var watching sync.WaitGroup
 	watching.Go(func() {
-		for done := false; !done && ctx.Err() == nil; { // the API server ends watches when it likes
+		defer cancel()
+		doomed := false
+		for ctx.Err() == nil { // the API server ends watches when it likes
 			watch, err := pods.Watch(ctx, metav1.ListOptions{})
 			if err != nil {
 				continue
 			}
 			for event := range watch.ResultChan() {
 				pod, ok := event.Object.(*corev1.Pod)
-				if !ok || pod.DeletionTimestamp != nil || !meant(pod) {
-					continue
-				}
-				if _, err := pods.Patch(ctx, pod.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err == nil {
-					done = true
-					break
+				switch {
+				case !ok:
+				case pod.Annotations[kwok.End] != "" && hasEnded(pod):
+					close(seen)
+					watch.Stop()
+					return
+				case !doomed && pod.DeletionTimestamp == nil && meant(pod):
+					_, err := pods.Patch(ctx, pod.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+					doomed = err == nil
 				}
 			}
 			watch.Stop()
@@ -96,6 +102,21 @@ func (w *world) doom(end string, meant func(*corev1.Pod) bool) {
 		cancel()
 		watching.Wait()
 	})
+	return seen
+}
+
+func hasEnded(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodFailed || len(pod.Status.ContainerStatuses) > 0 && pod.Status.ContainerStatuses[0].RestartCount > 0
+}
+
+// met waits for what a channel tells.
+func (w *world) met(came <-chan struct{}, what string) {
+	w.Helper()
+	select {
+	case <-came:
+	case <-w.ctx.Done():
+		require.Fail(w, what+" never came")
+	}
 }
 
 // onPlayedNodes are the manifests of a shop that runs on the world's played nodes alone.
