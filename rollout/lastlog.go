@@ -71,13 +71,27 @@ func (d *driver) dropLog() {
 	d.late = nil
 }
 
-// lastLines reads the end of a container's log.
+// lastLines reads the end of the log of the run that failed. A log is asked for as
+// that of the run now or the one before, and the kubelet may start the container
+// again meanwhile: at once after its first end, later not for 10 s. Whether it had
+// is seen afterwards by a run before the one that was read.
 func (d *driver) lastLines(ctx context.Context, c *health.Container) []string {
+	lines := d.linesOf(ctx, c, c.Previous)
+	if c.First && !c.Previous {
+		if before := d.linesOf(ctx, c, true); before != nil {
+			return before
+		}
+	}
+	return lines
+}
+
+// linesOf reads the end of a container's log; nil is none.
+func (d *driver) linesOf(ctx context.Context, c *health.Container, previous bool) []string {
 	lines, limit := int64(maxLogLines), int64(maxLogBytes)
 	stream, err := d.kube.CoreV1().Pods(d.namespace).GetLogs(c.Pod, &corev1.PodLogOptions{
-		Container: c.Name, Previous: c.Previous, TailLines: &lines, LimitBytes: &limit}).Stream(ctx)
+		Container: c.Name, Previous: previous, TailLines: &lines, LimitBytes: &limit}).Stream(ctx)
 	if err != nil {
-		d.log.Info("no log of the failing container", zap.String("pod", c.Pod), zap.Error(err))
+		d.log.Info("no log of the failing container", zap.String("pod", c.Pod), zap.Bool("previous", previous), zap.Error(err))
 		return nil
 	}
 	defer stream.Close()

@@ -66,3 +66,26 @@ func TestLogThatNeverComes(t *testing.T) {
 	d.dropLog()
 	require.Nil(t, d.late)
 }
+
+// A container that was started again between the news of its end and the reading
+// has its log in the place of the run before.
+func TestLogOfAContainerThatStartedAgain(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			previous := r.URL.Query().Get("previous") == "true"
+			switch {
+			case previous && !again:
+				http.Error(w, "previous terminated container not found", http.StatusBadRequest)
+			case !previous && again:
+				_, _ = w.Write([]byte("starting\n"))
+			default:
+				_, _ = w.Write([]byte("starting\nfatal: out of cheese\n"))
+			}
+		}))
+		t.Cleanup(server.Close)
+		kube, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL})
+		require.NoError(t, err)
+		d := &driver{store: &store{clients: &clients{kube: kube, log: zap.NewNop()}, namespace: "shop"}}
+		require.Equal(t, []string{"starting", "fatal: out of cheese"}, d.lastLines(t.Context(), &health.Container{Pod: "p", Name: "c", First: true}))
+	}
+}

@@ -193,9 +193,12 @@ func compare(t *testing.T, i int, endings []ending) {
 			t.Errorf("%s (%s) ended otherwise than undisturbed:\n%s", e.crash, e.struck, cmp.Diff(reference.left, e.left))
 		}
 	}
+	slices.Sort(all)
+	all = slices.Compact(all)
 	for _, want := range s.writes {
-		require.True(t, slices.ContainsFunc(all, func(write string) bool { return strings.HasPrefix(write, want) }),
-			"%s never writes %s; it writes %v", s.name, want, all)
+		if !slices.ContainsFunc(all, func(write string) bool { return strings.HasPrefix(write, want) }) {
+			t.Errorf("%s never writes %s; it writes %v", s.name, want, all)
+		}
 	}
 	t.Logf("%s: killed %d times, at %v", s.name, kills, places)
 }
@@ -254,7 +257,9 @@ func (l *lane) killed(t *testing.T, c crash) ending {
 	w.T = t
 	before, _, err := w.controller().Status(w.ctx, w.target())
 	require.NoError(t, err)
-	if c.of().name == "rollback" && verified(before) < 2 {
+	// A canary deletes the configuration of the release before its base, which is gone
+	// already when that base has just been returned to.
+	if c.of().name == "rollback" && verified(before) < 2 || c.of().name == "canary" && before.Current.State == rollout.RolledBack {
 		l.plain(&w)
 		before, _, err = w.controller().Status(w.ctx, w.target())
 		require.NoError(t, err)

@@ -21,6 +21,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 
 	"github.com/tidegate-ci/tidegate/internal/kwok"
@@ -129,15 +130,26 @@ func (w *world) metrics() *load {
 	return l
 }
 
-// decided waits until the real autoscaler has seen so much use of a pod, and
-// returns what it wants.
-func (w *world) decided(average string) int32 {
+// scaler tells what the real autoscaler has seen and wants, in the order of it.
+type scaler struct {
+	w     *world
+	watch watch.Interface
+}
+
+func (w *world) scaler() *scaler {
 	w.Helper()
-	watch, err := kube.AutoscalingV2().HorizontalPodAutoscalers(w.namespace).Watch(w.ctx, metav1.ListOptions{})
+	seen, err := kube.AutoscalingV2().HorizontalPodAutoscalers(w.namespace).Watch(w.ctx, metav1.ListOptions{})
 	require.NoError(w, err)
-	defer watch.Stop()
+	w.Cleanup(seen.Stop)
+	return &scaler{w, seen}
+}
+
+// decided waits until the autoscaler sees so much use of a pod, and returns what it
+// wants then.
+func (s *scaler) decided(average string) int32 {
+	s.w.Helper()
 	last := ""
-	for event := range watch.ResultChan() {
+	for event := range s.watch.ResultChan() {
 		h, ok := event.Object.(*autoscalingv2.HorizontalPodAutoscaler)
 		if !ok || len(h.Status.CurrentMetrics) == 0 || h.Status.CurrentMetrics[0].Resource == nil {
 			continue
@@ -146,7 +158,7 @@ func (w *world) decided(average string) int32 {
 			return h.Status.DesiredReplicas
 		}
 	}
-	require.Fail(w, "the autoscaler never saw it", "want %s, last saw %s", average, last)
+	require.Fail(s.w, "the autoscaler never saw it", "want %s, last saw %s", average, last)
 	return 0
 }
 
@@ -155,7 +167,7 @@ func (w *world) decided(average string) int32 {
 // the canary comes on top, and nothing is missing when it goes.
 func TestAutoscalerSizesTheStableWorkloadForTheWholeLoad(t *testing.T) {
 	w := newWorld(t)
-	l := w.metrics()
+	l, scaler := w.metrics(), w.scaler()
 	l.Store(200)
 	v1, v2 := image(t, "VERSION=1"), image(t, "VERSION=2")
 	manifests := strings.Replace(shop, "replicas: 3", "replicas: 2", 1) + `
@@ -174,7 +186,7 @@ spec:
 	request.Release = w.release(manifests, v1)
 	_, err := w.controller().Start(w.ctx, request, w.log(nil))
 	require.NoError(t, err)
-	require.EqualValues(t, 2, w.decided("100m"))
+	require.EqualValues(t, 2, scaler.decided("100m"))
 
 	request = w.request(v2, 0, rollout.Step{Weight: 50, Hold: time.Hour})
 	request.Release = w.release(manifests, v2)
@@ -184,15 +196,16 @@ spec:
 		ended <- err
 	}()
 	w.await(tell, rollout.Canary, "held until")
-	require.EqualValues(t, 2, w.decided("66m"), "two stable pods and one of the canary share it; two are needed")
+	require.EqualValues(t, 2, scaler.decided("66m"), "two stable pods and one of the canary share it; two are needed")
 	l.Store(400)
+	require.EqualValues(t, 4, scaler.decided("133m"), "three pods share it; four are needed")
 	w.sized("shop", 4)
 	w.sized("shop-canary", 2)
-	require.EqualValues(t, 4, w.decided("66m"))
+	require.EqualValues(t, 4, scaler.decided("66m"), "six pods share it; four are needed still")
 	_, err = w.cli("rollout", "abort", "shop")
 	require.NoError(t, err)
 	require.ErrorIs(t, <-ended, rollout.ErrAborted)
-	require.EqualValues(t, 4, w.decided("100m"), "what is left carries all of it")
+	require.EqualValues(t, 4, scaler.decided("100m"), "what is left carries all of it")
 	w.settles(map[string]int{v1: 4})
 	w.notOurs()
 }

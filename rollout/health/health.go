@@ -92,6 +92,9 @@ type Container struct {
 	ExitCode int32  `json:"exitCode,omitempty"`
 	// Previous is true when the log to read is that of the run before.
 	Previous bool `json:"-"`
+	// First is true when the container has not been started again so far, which the
+	// kubelet does at once after its first end.
+	First bool `json:"-"`
 }
 
 // Verdict is a judgement of the pods of one version of a workload.

@@ -175,6 +175,7 @@ func failingContainer(pod *corev1.Pod, status *corev1.ContainerStatus) *Containe
 	}
 	// When the container is up again, or waits to be, the log of interest is the one before.
 	c.Previous = status.State.Terminated == nil && status.State.Waiting == nil
+	c.First = status.RestartCount == 0
 	return c
 }
 
