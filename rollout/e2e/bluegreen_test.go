@@ -140,7 +140,7 @@ func TestBlueGreenReturnsInOneWrite(t *testing.T) {
 // answers a request.
 func TestBlueGreenCrashAfterReadyGetsNoTraffic(t *testing.T) {
 	w := newWorld(t)
-	v1, v2 := image(t, "VERSION=1"), image(t, "VERSION=2", "CRASH_AFTER=3s")
+	v1, v2 := image(t, "VERSION=1"), image(t, "VERSION=2", "CRASH_AFTER_READY=2s")
 	w.gracefulVerified(v1)
 	service, deployment := w.version("Service", "shop"), w.version("Deployment", "shop")
 	live := w.stream("shop")

@@ -56,7 +56,7 @@ func TestCanaryIsPromoted(t *testing.T) {
 
 func TestCrashAfterReadyIsTakenBack(t *testing.T) {
 	w := newWorld(t)
-	v1, v3 := image(t, "VERSION=1"), image(t, "VERSION=3", "CRASH_AFTER=3s")
+	v1, v3 := image(t, "VERSION=1"), image(t, "VERSION=3", "CRASH_AFTER_READY=2s")
 	w.startVerified(v1)
 	before, err := kube.AppsV1().Deployments(w.namespace).Get(w.ctx, "shop", metav1.GetOptions{})
 	require.NoError(t, err)

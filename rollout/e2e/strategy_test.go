@@ -125,7 +125,7 @@ func TestStatefulSetMovesInBatches(t *testing.T) {
 // costs one pod, and that comes back.
 func TestStatefulSetCrashAfterReady(t *testing.T) {
 	w := newWorld(t)
-	v1, v2 := image(t, "VERSION=1"), image(t, "VERSION=2", "CRASH_AFTER=3s")
+	v1, v2 := image(t, "VERSION=1"), image(t, "VERSION=2", "CRASH_AFTER_READY=2s")
 	_, err := w.controller().Start(w.ctx, w.statefulRequest(v1, 0), w.log(nil))
 	require.NoError(t, err)
 	w.settles(map[string]int{v1: 3})
@@ -211,7 +211,7 @@ func TestStatefulSetCanary(t *testing.T) {
 func TestDaemonSetCrashAfterReady(t *testing.T) {
 	w := newWorld(t)
 	daemon := strings.NewReplacer("StatefulSet", "DaemonSet", "  replicas: 3\n", "", "  serviceName: db\n", "").Replace(stateful)
-	v1, v2, v3 := image(t, "VERSION=1"), image(t, "VERSION=2", "CRASH_AFTER=3s"), image(t, "VERSION=3")
+	v1, v2, v3 := image(t, "VERSION=1"), image(t, "VERSION=2", "CRASH_AFTER_READY=2s"), image(t, "VERSION=3")
 	request := w.request(v1, 0)
 	request.Release = w.release(daemon, v1)
 	_, err := w.controller().Start(w.ctx, request, w.log(nil))

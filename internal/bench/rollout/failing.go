@@ -123,7 +123,7 @@ func flapRow(ctx context.Context, b *bench) ([]result, error) {
 
 func crashRow(after time.Duration) func(context.Context, *bench) ([]result, error) {
 	return func(ctx context.Context, b *bench) ([]result, error) {
-		return failing(ctx, b, app{name: shop, pods: b.pods, canary: steady}, "CRASH_AFTER="+after.String())
+		return failing(ctx, b, app{name: shop, pods: b.pods, canary: steady}, "CRASH_AFTER_READY="+after.String())
 	}
 }
 

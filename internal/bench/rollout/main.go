@@ -64,8 +64,8 @@ type row struct {
 
 var rows = []row{
 	{"flap", "a version that turns ready and crashes again and again; maxUnavailable 0, deadline 20 s", flapRow},
-	{"crash-2s", "a version that turns ready and crashes 2 s after its start, default settings", crashRow(2 * time.Second)},
-	{"crash-7s", "a version that turns ready and crashes 7 s after its start, default settings", crashRow(7 * time.Second)},
+	{"crash-2s", "a version that turns ready and crashes 2 s later, default settings", crashRow(2 * time.Second)},
+	{"crash-7s", "a version that turns ready and crashes 7 s later, default settings", crashRow(7 * time.Second)},
 	{"pull", "an image that cannot be pulled, default deadline", pullRow},
 	{"healthy", "a healthy version, canary 20/50/80 without holds or bake", healthyRow},
 	{"traffic", "requests under steady load", trafficRow},

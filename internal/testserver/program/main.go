@@ -67,15 +67,21 @@ func main() {
 	if after, ok := duration("CRASH_AFTER"); ok {
 		time.AfterFunc(after, crash)
 	}
-	// From the first request on, however long the way to it took.
-	var once sync.Once
+	// From the first request on, or the first probe that says ready, however long the
+	// way to it took.
+	var asked, ready sync.Once
 	afterRequest, breaks := duration("CRASH_AFTER_REQUEST")
+	afterReady, breaksReady := duration("CRASH_AFTER_READY")
 	readyAfter, _ := duration("READY_AFTER")
 	flap, flaps := duration("FLAP")
 	http.HandleFunc("/ready", func(w http.ResponseWriter, _ *http.Request) {
 		up := time.Since(start)
 		if up < readyAfter || os.Getenv("NEVER_READY") != "" || (flaps && (up/flap)%2 == 1) {
 			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		if breaksReady {
+			ready.Do(func() { time.AfterFunc(afterReady, crash) })
 		}
 	})
 	// Every FAIL_EVERY-th request fails.
@@ -91,7 +97,7 @@ func main() {
 	})
 	http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		if breaks {
-			once.Do(func() { time.AfterFunc(afterRequest, crash) })
+			asked.Do(func() { time.AfterFunc(afterRequest, crash) })
 		}
 		if n := requests.Add(1); failEvery > 0 && n%failEvery == 0 {
 			failures.Add(1)
