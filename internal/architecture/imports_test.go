@@ -30,7 +30,8 @@ var allowed = map[string][]string{
 	"internal/baseimage":    {},
 	"internal/registry":     {},
 	"internal/testserver":   {"internal/baseimage"},
-	"internal/kwok":         {},
+	"internal/kwok":         {"internal/process"},
+	"internal/process":      {},
 	"internal/termtext":     {},
 	"internal/architecture": {},
 	// The rest of internal and the binary wire the parts together.
@@ -41,7 +42,7 @@ var allowed = map[string][]string{
 // testsMayAlso widens the rule for tests: any may use the makers of test images,
 // and that maker proves its images in the sandbox they are for.
 var testsMayAlso = map[string][]string{
-	"*":                  {"internal/baseimage", "internal/registry", "internal/testserver", "internal/kwok"},
+	"*":                  {"internal/baseimage", "internal/registry", "internal/testserver", "internal/kwok", "internal/process"},
 	"internal/baseimage": {"stages/sandbox"},
 }
 

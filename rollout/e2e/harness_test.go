@@ -30,6 +30,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/tidegate-ci/tidegate/internal/kwok"
+	"github.com/tidegate-ci/tidegate/internal/process"
 	"github.com/tidegate-ci/tidegate/internal/testserver"
 	"github.com/tidegate-ci/tidegate/rollout"
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
@@ -39,8 +40,8 @@ var (
 	config   *rest.Config
 	kube     *kubernetes.Clientset
 	images   *testserver.Images
-	kubelets *kwok.Kubelets // of nodes that do not exist
-	tidegate string         // the real binary
+	kubelets *process.Process // KWOK, of nodes that do not exist
+	tidegate string           // the real binary
 )
 
 func TestMain(m *testing.M) {

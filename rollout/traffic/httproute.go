@@ -7,13 +7,11 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-
-	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
 
 // httpRoutes are those of Gateway API, whichever implementation serves them.
 // See https://gateway-api.sigs.k8s.io/reference/spec/#httproute.
-type httpRoutes struct{}
+type httpRoutes struct{ rules }
 
 const maxHTTPRouteRules = 16
 
@@ -72,24 +70,6 @@ func (httpRoutes) Can(s Split) error {
 		return errors.New("an HTTPRoute can't match a cookie; match a header, or use Ingress-NGINX or Istio")
 	}
 	return nil
-}
-
-func (httpRoutes) Holder(route manifest.Ref) manifest.Ref { return route }
-
-func (httpRoutes) Services(route *unstructured.Unstructured) []string {
-	return httpRouteRules.services(route)
-}
-
-func (httpRoutes) Split(route, _ *unstructured.Unstructured, b Backends, s Split) (*unstructured.Unstructured, error) {
-	return httpRouteRules.splitRoute(route, b, s)
-}
-
-func (httpRoutes) Clear(held *unstructured.Unstructured, b Backends) (*unstructured.Unstructured, error) {
-	return httpRouteRules.clearRoute(held, b)
-}
-
-func (httpRoutes) Read(held *unstructured.Unstructured, b Backends) State {
-	return httpRouteRules.readRoute(held, b)
 }
 
 // Reported looks at the conditions of every Gateway that the route names: each

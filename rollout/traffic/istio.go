@@ -15,7 +15,7 @@ import (
 
 // virtualServices are Istio's.
 // See https://istio.io/latest/docs/reference/config/networking/virtual-service/.
-type virtualServices struct{}
+type virtualServices struct{ rules }
 
 var virtualServiceRules = rules{
 	path: []string{"spec", "http"}, backends: "route",
@@ -83,28 +83,22 @@ func (virtualServices) Kinds() []schema.GroupVersionKind {
 
 func (virtualServices) Can(Split) error { return nil }
 
-func (virtualServices) Holder(route manifest.Ref) manifest.Ref { return route }
-
-func (virtualServices) Services(route *unstructured.Unstructured) []string {
-	return virtualServiceRules.services(route)
-}
-
-func (virtualServices) Split(route, _ *unstructured.Unstructured, b Backends, s Split) (*unstructured.Unstructured, error) {
-	if err := refuseSubsets(route, b); err != nil {
+func (v virtualServices) Split(route, held *unstructured.Unstructured, b Backends, s Split) (*unstructured.Unstructured, error) {
+	if err := v.refuseSubsets(route, b); err != nil {
 		return nil, err
 	}
-	return virtualServiceRules.splitRoute(route, b, s)
+	return v.rules.Split(route, held, b, s)
 }
 
 // refuseSubsets refuses a destination that a DestinationRule narrows: there is
 // none for the canary Service.
-func refuseSubsets(route *unstructured.Unstructured, b Backends) error {
-	list, err := virtualServiceRules.list(route)
+func (v virtualServices) refuseSubsets(route *unstructured.Unstructured, b Backends) error {
+	list, err := v.list(route)
 	if err != nil {
 		return err
 	}
 	for _, rule := range list {
-		r, err := virtualServiceRules.ring(route, rule, b)
+		r, err := v.ring(route, rule, b)
 		if err != nil || r.stable < 0 {
 			continue
 		}
@@ -114,14 +108,6 @@ func refuseSubsets(route *unstructured.Unstructured, b Backends) error {
 		}
 	}
 	return nil
-}
-
-func (virtualServices) Clear(held *unstructured.Unstructured, b Backends) (*unstructured.Unstructured, error) {
-	return virtualServiceRules.clearRoute(held, b)
-}
-
-func (virtualServices) Read(held *unstructured.Unstructured, b Backends) State {
-	return virtualServiceRules.readRoute(held, b)
 }
 
 // Reported goes by the generation in the status, which istiod writes if it is

@@ -14,7 +14,8 @@ import (
 )
 
 // rules is a kind of route that lists weighted backends by rule, in a list of
-// its own: three routers do, and differ in how they spell it.
+// its own: three routers do, and differ in how they spell it. It is what they have
+// in common of a Router.
 type rules struct {
 	// path to the list of rules; backends is the key of a rule's list. When that
 	// is empty, the path leads to the one list of backends that there is.
@@ -321,8 +322,12 @@ func (k rules) share(u *unstructured.Unstructured, r *ring, s Split) error {
 	return nil
 }
 
-func (k rules) splitRoute(route *unstructured.Unstructured, b Backends, s Split) (*unstructured.Unstructured, error) {
-	u, err := k.clearRoute(route, b)
+// Holder is the route itself.
+func (k rules) Holder(route manifest.Ref) manifest.Ref { return route }
+
+// Split implements Router.
+func (k rules) Split(route, _ *unstructured.Unstructured, b Backends, s Split) (*unstructured.Unstructured, error) {
+	u, err := k.Clear(route, b)
 	if err != nil || s.None() {
 		return u, err
 	}
@@ -332,7 +337,8 @@ func (k rules) splitRoute(route *unstructured.Unstructured, b Backends, s Split)
 	return u, nil
 }
 
-func (k rules) clearRoute(route *unstructured.Unstructured, b Backends) (*unstructured.Unstructured, error) {
+// Clear implements Router.
+func (k rules) Clear(route *unstructured.Unstructured, b Backends) (*unstructured.Unstructured, error) {
 	u := route.DeepCopy()
 	if err := k.clear(u, b); err != nil {
 		return nil, err
@@ -340,7 +346,8 @@ func (k rules) clearRoute(route *unstructured.Unstructured, b Backends) (*unstru
 	return u, nil
 }
 
-func (k rules) readRoute(route *unstructured.Unstructured, b Backends) State {
+// Read implements Router.
+func (k rules) Read(route *unstructured.Unstructured, b Backends) State {
 	if route == nil {
 		return State{Intact: true}
 	}
@@ -365,7 +372,7 @@ func (k rules) readRoute(route *unstructured.Unstructured, b Backends) State {
 		return state
 	}
 	state.Match = m.Match
-	again, err := k.splitRoute(route, b, m.Split)
+	again, err := k.Split(route, nil, b, m.Split)
 	if state.Intact = err == nil && equality.Semantic.DeepEqual(again.Object["spec"], route.Object["spec"]); state.Intact {
 		state.Weight, state.Baseline = m.Weight, m.Baseline
 	}
@@ -386,8 +393,8 @@ func (r *ring) percent(at int) int {
 	return int((weight*100 + sum - 1) / sum)
 }
 
-// services lists those that rules send to.
-func (k rules) services(route *unstructured.Unstructured) []string {
+// Services lists those that rules send to.
+func (k rules) Services(route *unstructured.Unstructured) []string {
 	list, err := k.list(route)
 	if err != nil {
 		return nil

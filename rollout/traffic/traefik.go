@@ -5,13 +5,11 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-
-	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
 
 // traefikServices are Traefik's weighted round robins, to which IngressRoutes send.
 // See https://doc.traefik.io/traefik/reference/routing-configuration/kubernetes/crd/http/traefikservice/.
-type traefikServices struct{}
+type traefikServices struct{ rules }
 
 var traefikServiceRules = rules{
 	path: []string{"spec", "weighted", "services"},
@@ -34,24 +32,6 @@ func (traefikServices) Can(s Split) error {
 		return errors.New("a TraefikService can't pick requests by header or cookie: it has weights alone")
 	}
 	return nil
-}
-
-func (traefikServices) Holder(route manifest.Ref) manifest.Ref { return route }
-
-func (traefikServices) Services(route *unstructured.Unstructured) []string {
-	return traefikServiceRules.services(route)
-}
-
-func (traefikServices) Split(route, _ *unstructured.Unstructured, b Backends, s Split) (*unstructured.Unstructured, error) {
-	return traefikServiceRules.splitRoute(route, b, s)
-}
-
-func (traefikServices) Clear(held *unstructured.Unstructured, b Backends) (*unstructured.Unstructured, error) {
-	return traefikServiceRules.clearRoute(held, b)
-}
-
-func (traefikServices) Read(held *unstructured.Unstructured, b Backends) State {
-	return traefikServiceRules.readRoute(held, b)
 }
 
 func (traefikServices) Reported(*unstructured.Unstructured) Reported {

@@ -178,13 +178,13 @@ type Router interface {
 func For(kind Kind) Router {
 	switch kind {
 	case Gateway:
-		return httpRoutes{}
+		return httpRoutes{httpRouteRules}
 	case Nginx:
 		return ingresses{}
 	case Istio:
-		return virtualServices{}
+		return virtualServices{virtualServiceRules}
 	case Traefik:
-		return traefikServices{}
+		return traefikServices{traefikServiceRules}
 	}
 	return nil
 }

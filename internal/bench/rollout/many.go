@@ -165,7 +165,7 @@ func (b *bench) manyArgo(ctx context.Context, w *world) (found []result, err err
 	}
 	defer func() { err = errors.Join(err, controller.close()) }()
 	all := func(image string) error {
-		return controller.peer.with(untilAll(ctx, w.in(rollouts), metav1.ListOptions{}, b.many, func(u *unstructured.Unstructured) bool {
+		return controller.peer.With(untilAll(ctx, w.in(rollouts), metav1.ListOptions{}, b.many, func(u *unstructured.Unstructured) bool {
 			healthy, _ := argoSettled(u)
 			return healthy && imageOf(u) == image
 		}))
@@ -207,5 +207,5 @@ func (b *bench) manyArgo(ctx context.Context, w *world) (found []result, err err
 	if err := b.allRun(ctx, w, fakeImage(2)); err != nil {
 		return nil, err
 	}
-	return b.manyResults("argo rollouts", seconds, w.proxy.requests().minus(before), controller.peer.process.Process.Pid)
+	return b.manyResults("argo rollouts", seconds, w.proxy.requests().minus(before), controller.peer.PID())
 }

@@ -9,24 +9,18 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/yaml"
+
+	"github.com/tidegate-ci/tidegate/internal/process"
 )
 
-// peer is another tool's controller, as a process of this machine.
-type peer struct {
-	process *exec.Cmd
-	log     string
-	exited  chan struct{}
-}
-
-// runPeer starts a binary from the folder of peers.
-func (b *bench) runPeer(ctx context.Context, binary string, arguments ...string) (*peer, error) {
+// runPeer starts another tool's controller, a binary from the folder of peers.
+func (b *bench) runPeer(ctx context.Context, binary string, arguments ...string) (*process.Process, error) {
 	path, err := filepath.Abs(filepath.Join(b.peers, binary))
 	if err != nil {
 		return nil, err
@@ -34,41 +28,7 @@ func (b *bench) runPeer(ctx context.Context, binary string, arguments ...string)
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("%w: compile it with `make peers-rollout`", err)
 	}
-	p := &peer{log: filepath.Join(b.dir, binary+".log"), exited: make(chan struct{})}
-	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
-	p.process = exec.CommandContext(context.WithoutCancel(ctx), path, arguments...)
-	p.process.Stdout, p.process.Stderr = log, log
-	p.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := p.process.Start(); err != nil {
-		return nil, err
-	}
-	go func() {
-		defer close(p.exited)
-		_ = p.process.Wait() // how it ended is in its log
-	}()
-	return p, nil
-}
-
-// stop ends the process.
-func (p *peer) stop() {
-	_ = p.process.Process.Kill()
-	<-p.exited
-}
-
-// with adds to an error why the process ended, if it did.
-func (p *peer) with(err error) error {
-	select {
-	case <-p.exited:
-		data, readErr := os.ReadFile(p.log)
-		const most = 2000
-		return errors.Join(err, readErr, fmt.Errorf("%s has ended: …%s", p.process.Path, data[max(0, len(data)-most):]))
-	default:
-		return err
-	}
+	return process.Start(ctx, filepath.Join(b.dir, binary+".log"), path, arguments...)
 }
 
 // define creates the custom resource definitions of a peer's module, from the

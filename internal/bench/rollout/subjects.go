@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/tidegate-ci/tidegate/internal/process"
 	"github.com/tidegate-ci/tidegate/rollout"
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
@@ -176,7 +177,7 @@ func (t *tidegate) update(ctx context.Context, a app) *update {
 // argo is Argo Rollouts' controller, for the world's namespace alone.
 type argo struct {
 	*world
-	peer   *peer
+	peer   *process.Process
 	remove func() error
 }
 
@@ -203,7 +204,7 @@ func (a *argo) open(ctx context.Context, w *world) (err error) {
 }
 
 func (a *argo) close() error {
-	a.peer.stop()
+	a.peer.Stop()
 	return a.remove()
 }
 
@@ -215,7 +216,7 @@ func (a *argo) install(ctx context.Context, app app) error {
 	if err := a.create(ctx, text); err != nil {
 		return err
 	}
-	return a.peer.with(until(ctx, a.in(rollouts), app.name, func(u *unstructured.Unstructured) bool {
+	return a.peer.With(until(ctx, a.in(rollouts), app.name, func(u *unstructured.Unstructured) bool {
 		healthy, _ := argoSettled(u)
 		return healthy
 	}))
@@ -233,7 +234,7 @@ func (a *argo) update(ctx context.Context, app app) *update {
 			return good || aborted
 		})
 		if err != nil {
-			return false, a.peer.with(err).Error()
+			return false, a.peer.With(err).Error()
 		}
 		if !good {
 			return false, "aborted"
@@ -258,7 +259,7 @@ func imageOf(u *unstructured.Unstructured) string {
 // old version to the new one after some intervals of ten seconds, the shortest.
 type flagger struct {
 	*world
-	peer   *peer
+	peer   *process.Process
 	remove func() error
 }
 
@@ -281,7 +282,7 @@ func (f *flagger) open(ctx context.Context, w *world) (err error) {
 }
 
 func (f *flagger) close() error {
-	f.peer.stop()
+	f.peer.Stop()
 	return f.remove()
 }
 
@@ -311,7 +312,7 @@ func (f *flagger) install(ctx context.Context, a app) error {
 	if err := f.createOne(ctx, canary); err != nil {
 		return err
 	}
-	return f.peer.with(until(ctx, f.in(canaries), a.name, func(u *unstructured.Unstructured) bool { return phaseOf(u) == "Initialized" }))
+	return f.peer.With(until(ctx, f.in(canaries), a.name, func(u *unstructured.Unstructured) bool { return phaseOf(u) == "Initialized" }))
 }
 
 func phaseOf(u *unstructured.Unstructured) string { return text(u, "status", "phase") }
@@ -329,7 +330,7 @@ func (f *flagger) update(ctx context.Context, a app) *update {
 			return moved && (phase == "Succeeded" || phase == "Failed")
 		})
 		if err != nil {
-			return false, f.peer.with(err).Error()
+			return false, f.peer.With(err).Error()
 		}
 		return phase == "Succeeded", phase
 	})
