@@ -4,7 +4,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -137,14 +136,7 @@ func completeTarget(f *buildFlags) cobra.CompletionFunc {
 	}
 }
 
-// buildGCPercent lets garbage grow less than Go's default does: a build of very
-// many files holds tens of megabytes of names, and doubling them buys little.
-const buildGCPercent = 30
-
 func (f *buildFlags) run(cmd *cobra.Command, dir string) error {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(buildGCPercent)
-	}
 	request, err := f.request(cmd, dir)
 	if err != nil {
 		return err
