@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -27,6 +28,17 @@ const (
 // See https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-readiness-gate.
 const bakedCondition corev1.PodConditionType = "tidegate.dev/baked"
 
+// dark tells whether a companion's pods come up without traffic. Those of a preview
+// wait for the switch. A canary's and a baseline's have nothing to wait for where
+// there is no bake time, and the kubelet takes a second to see that a gate is open:
+// it looks at a pod again when it has listed all containers, once a second.
+func (r *Rollout) dark(t Track) bool { return t == PreviewTrack || r.Bake > 0 }
+
+// gated tells whether a pod waits, or has waited, at the readiness gate.
+func gated(pod *corev1.Pod) bool {
+	return slices.Contains(pod.Spec.ReadinessGates, corev1.PodReadinessGate{ConditionType: bakedCondition})
+}
+
 func (t Track) ref(stable manifest.Ref) manifest.Ref {
 	stable.Name = t.Name(stable.Name)
 	return stable
@@ -37,8 +49,9 @@ func (t Track) Name(stable string) string { return stable + "-" + string(t) }
 
 // of makes a companion Deployment: a release's template under another name, with one label more. Its pods carry all labels of the stable
 // ones, so that every Service that selects those sends them traffic too; the
-// label more keeps the two controllers' pods apart.
-func (t Track) of(u *unstructured.Unstructured, replicas int32) (*unstructured.Unstructured, error) {
+// label more keeps the two controllers' pods apart. Those of a dark companion wait
+// at a readiness gate.
+func (t Track) of(u *unstructured.Unstructured, replicas int32, dark bool) (*unstructured.Unstructured, error) {
 	u = u.DeepCopy()
 	u.SetName(t.Name(u.GetName()))
 	labels := u.GetLabels()
@@ -55,13 +68,15 @@ func (t Track) of(u *unstructured.Unstructured, replicas int32) (*unstructured.U
 	if err := unstructured.SetNestedField(u.Object, int64(replicas), "spec", "replicas"); err != nil {
 		return nil, fmt.Errorf("making the %s of %s: %w", t, manifest.RefOf(u), err)
 	}
-	gates, _, err := unstructured.NestedSlice(u.Object, "spec", "template", "spec", "readinessGates")
-	if err != nil {
-		return nil, fmt.Errorf("making the %s of %s: %w", t, manifest.RefOf(u), err)
-	}
-	gates = append(gates, map[string]any{"conditionType": string(bakedCondition)})
-	if err := unstructured.SetNestedSlice(u.Object, gates, "spec", "template", "spec", "readinessGates"); err != nil {
-		return nil, fmt.Errorf("making the %s of %s: %w", t, manifest.RefOf(u), err)
+	if dark {
+		gates, _, err := unstructured.NestedSlice(u.Object, "spec", "template", "spec", "readinessGates")
+		if err != nil {
+			return nil, fmt.Errorf("making the %s of %s: %w", t, manifest.RefOf(u), err)
+		}
+		gates = append(gates, map[string]any{"conditionType": string(bakedCondition)})
+		if err := unstructured.SetNestedSlice(u.Object, gates, "spec", "template", "spec", "readinessGates"); err != nil {
+			return nil, fmt.Errorf("making the %s of %s: %w", t, manifest.RefOf(u), err)
+		}
 	}
 	// All of a step's pods may start at once: nothing is replaced.
 	unstructured.RemoveNestedField(u.Object, "spec", "minReadySeconds")

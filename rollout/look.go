@@ -117,7 +117,7 @@ func (o *observer) companionPods(companion *appsv1.Deployment, sets []*appsv1.Re
 		if current == nil || !metav1.IsControlledBy(pod, current) || pod.DeletionTimestamp != nil || over(pod) {
 			continue
 		}
-		if conditionTrue(pod, bakedCondition) || o.admitted[string(pod.UID)] {
+		if !gated(pod) || conditionTrue(pod, bakedCondition) || o.admitted[string(pod.UID)] {
 			if conditionTrue(pod, corev1.PodReady) {
 				serving = append(serving, pod.Name)
 			}

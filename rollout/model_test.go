@@ -292,7 +292,7 @@ func (m *model) step() Action {
 			if !c.Strategy.compares() {
 				m.t.Fatal("a baseline that nothing is compared with")
 			}
-			m.base, m.baseN, m.baseIn = base, a.Replicas, false
+			m.base, m.baseN, m.baseIn = base, a.Replicas, !c.dark(BaselineTrack)
 			delete(m.since, "dark baseline")
 			break
 		}
@@ -303,7 +303,10 @@ func (m *model) step() Action {
 			m.written("canary")
 		}
 		m.scaledRoute(c, a)
-		m.canary, m.size, m.dark = c.Digest, a.Replicas, true
+		m.canary, m.size, m.dark = c.Digest, a.Replicas, c.dark(CanaryTrack)
+		if !m.dark {
+			m.route.in = m.size
+		}
 		delete(m.since, "dark")
 	case Admit:
 		if a.Track == PreviewTrack {

@@ -204,7 +204,7 @@ func (m *waveModel) step() Action {
 		if m.live[r.canary()] != base {
 			m.t.Fatalf("a canary beside %s", m.live[r.canary()])
 		}
-		m.canary, m.dark = r.Digest, true
+		m.canary, m.dark = r.Digest, r.dark(CanaryTrack)
 		delete(m.since, "dark")
 	case Admit:
 		m.dark = false

@@ -151,7 +151,7 @@ func (d *driver) companionOf(a Action) (*unstructured.Unstructured, error) {
 	if a.Track == BaselineTrack {
 		release, revision = d.base, d.record.Current.Base
 	}
-	return a.Track.of(manifest.Stamped(release.Find(a.Ref), d.app, revision, release.Digest), a.Replicas)
+	return a.Track.of(manifest.Stamped(release.Find(a.Ref), d.app, revision, release.Digest), a.Replicas, d.record.Current.dark(a.Track))
 }
 
 // recorded saves the record and, when a state ended, tells those who want to know.

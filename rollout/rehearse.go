@@ -144,11 +144,14 @@ func (h *rehearsal) do(a Action) error {
 		more := a.Replicas - c.Replicas
 		c.Release, c.Replicas, c.ReadySince, c.Dark = digest, a.Replicas, time.Time{}, nil
 		c.Health = health.Verdict{Status: health.Progressing, Reason: health.NotReady, Message: "starting", Desired: a.Replicas, Ready: a.Replicas - max(more, 0)}
+		if !r.dark(a.Track) {
+			more = 0
+		}
 		for i := range more {
 			name := fmt.Sprintf("%s-%d", a.Track.Name(a.Ref.Name), a.Replicas-i)
 			c.Dark = append(c.Dark, DarkPod{Name: name, UID: name, UpSince: h.now})
 		}
-		if more <= 0 {
+		if len(c.Dark) == 0 {
 			h.serves(c)
 		}
 	case SetWeight:

@@ -62,7 +62,7 @@ type scenario struct {
 var scenarios = []scenario{
 	{name: "canary", ends: rollout.Verified,
 		args: func(image string) []string {
-			return []string{"start", "shop", "-f", "shop.yaml", "--image", "shop=" + image, "--canary", "50", "--bake", "0s"}
+			return []string{"start", "shop", "-f", "shop.yaml", "--image", "shop=" + image, "--canary", "50", "--bake", "1s"}
 		},
 		writes: []string{"POST secrets", "PUT configmaps/tidegate-shop", "PATCH deployments/shop-canary", "PATCH pods/", "PATCH deployments/shop",
 			"DELETE deployments/shop-canary", "DELETE configmaps/shop-", "PUT leases/tidegate-shop"}},

@@ -38,6 +38,7 @@ func (b *bench) open(ctx context.Context) (err error) {
 		return err
 	}
 	b.config.QPS, b.config.Burst = 500, 1000
+	b.config.WarningHandler = rest.NoWarnings{} // of the peers' definitions
 	if b.kube, err = kubernetes.NewForConfig(b.config); err != nil {
 		return err
 	}
