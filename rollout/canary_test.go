@@ -5,9 +5,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
@@ -40,4 +43,35 @@ func TestDarkCompanions(t *testing.T) {
 			require.Contains(t, pod.Spec.ReadinessGates, own)
 		})
 	}
+}
+
+// Which pods are dark is seen at the pods themselves: those of a canary without a
+// gate serve when they are ready, and there is nothing to let them in by.
+func TestPodsWithoutAGateAreNotDark(t *testing.T) {
+	owned := func(name string, owner metav1.Object, kind string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Name: name, UID: types.UID(name), Annotations: map[string]string{"deployment.kubernetes.io/revision": "1"},
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(owner, appsv1.SchemeGroupVersion.WithKind(kind))}}
+	}
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "shop-canary", UID: "shop-canary", Annotations: map[string]string{"deployment.kubernetes.io/revision": "1"}}}
+	set := &appsv1.ReplicaSet{ObjectMeta: owned("set", d, "Deployment")}
+	pod := func(name string, dark bool, conditions ...corev1.PodConditionType) *corev1.Pod {
+		p := &corev1.Pod{ObjectMeta: owned(name, set, "ReplicaSet")}
+		if dark {
+			p.Spec.ReadinessGates = []corev1.PodReadinessGate{{ConditionType: bakedCondition}}
+		}
+		for _, c := range conditions {
+			p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: c, Status: corev1.ConditionTrue})
+		}
+		return p
+	}
+	o := &observer{ready: map[string]time.Time{}, admitted: map[string]bool{}}
+	dark, serving := o.companionPods(d, []*appsv1.ReplicaSet{set}, []*corev1.Pod{
+		pod("starts", false),
+		pod("serves", false, corev1.ContainersReady, corev1.PodReady),
+		pod("waits", true, corev1.ContainersReady),
+		pod("was let in", true, corev1.ContainersReady, corev1.PodReady, bakedCondition),
+	}, time.Now())
+	require.Equal(t, []string{"serves", "was let in"}, serving)
+	require.Len(t, dark, 1)
+	require.Equal(t, "waits", dark[0].Name)
 }

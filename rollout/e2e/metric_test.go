@@ -11,16 +11,15 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/tidegate-ci/tidegate/internal/process"
 	"github.com/tidegate-ci/tidegate/rollout"
 	"github.com/tidegate-ci/tidegate/rollout/analysis"
 )
@@ -66,16 +65,10 @@ func (w *world) prometheus() (address string) {
 	require.NoError(w, err)
 	host := listener.Addr().String()
 	require.NoError(w, listener.Close())
-	server := exec.Command("prometheus", "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+host, "--log.level=warn")
-	server.Stdout, server.Stderr = os.Stdout, os.Stderr
-	server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	require.NoError(w, server.Start(), "the Debian package prometheus is needed")
-	exited := make(chan error, 1)
-	go func() { exited <- server.Wait() }()
-	w.Cleanup(func() {
-		_ = server.Process.Kill()
-		<-exited
-	})
+	server, err := process.Start(w.ctx, filepath.Join(dir, "log"), "prometheus", "--config.file="+config,
+		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+host, "--log.level=warn")
+	require.NoError(w, err, "the Debian package prometheus is needed")
+	w.Cleanup(server.Stop)
 	source, err := analysis.NewPrometheus("http://"+host, "")
 	require.NoError(w, err)
 	tick := time.NewTicker(100 * time.Millisecond)
@@ -87,10 +80,7 @@ func (w *world) prometheus() (address string) {
 		}
 		select {
 		case <-tick.C:
-		case err := <-exited:
-			exited <- err
-			require.NoError(w, err, "Prometheus ended")
-			require.Fail(w, "Prometheus ended")
+			require.NoError(w, server.With(nil))
 		case <-w.ctx.Done():
 			require.NoError(w, err, "Prometheus never saw a pod")
 		}
