@@ -53,24 +53,33 @@ func (c *Cache) Checkout(ctx context.Context, repository event.Repository, commi
 	return done, nil
 }
 
-// read fetches the commit if need be and calls use with the mirror's objects. An
-// object that is missing makes the mirror anew, once.
+// read fetches the commit if need be and calls use with the mirror's objects,
+// again if one cannot be read: with nobody else fetching, for who fetches may
+// just have put an empty mirror in this one's place; then from one made whole.
 func (c *Cache) read(ctx context.Context, repository event.Repository, commit string, use func(*filesystem.Storage) error) error {
 	m, err := c.mirror(repository)
 	if err != nil {
 		return err
 	}
-	for try := 0; ; try++ {
-		if err := c.fetch(ctx, m, repository, "", commit); err != nil {
-			return err
-		}
-		err := m.reading(use)
-		var broken *brokenError
-		if err == nil || !errors.As(err, &broken) || try > 0 {
-			return err
-		}
-		m.suspect.Store(true)
+	if err := c.fetch(ctx, m, repository, "", commit); err != nil {
+		return err
 	}
+	var broken *brokenError
+	if err := m.reading(use); !errors.As(err, &broken) {
+		return err
+	}
+	return c.locked(ctx, m, func(ctx context.Context) error {
+		if err := m.reading(use); !errors.As(err, &broken) {
+			return err
+		}
+		if listed, _ := m.look(commit); listed {
+			m.suspect.Store(true)
+		}
+		if err := c.fetchAlone(ctx, m, repository, "", commit); err != nil {
+			return err
+		}
+		return m.reading(use)
+	})
 }
 
 func (m *mirror) reading(use func(*filesystem.Storage) error) error {

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/tidegate-ci/tidegate/pipeline/event"
 	"github.com/tidegate-ci/tidegate/triggers/source"
@@ -175,4 +178,89 @@ func TestPacksAreBounded(t *testing.T) {
 		require.NoError(t, err)
 		require.LessOrEqual(t, len(packs), 4)
 	}
+}
+
+// strict makes the upstream give no commit by its name, as plain git does.
+func strict(u *upstream) *upstream {
+	u.git("config", "--unset", "uploadpack.allowReachableSHA1InWant")
+	return u
+}
+
+// A run checks its commit out long after it was fetched: by then the mirror may
+// have been made anew for another branch.
+func TestCheckoutAfterTheMirrorWasMadeAnew(t *testing.T) {
+	u := strict(newUpstream(t))
+	u.write("a", "first")
+	u.git("checkout", "-q", "-b", "side")
+	side := u.commit("side")
+	u.git("tag", "v1")
+	cache := openCache(t, func(c *source.Config) { c.MaxPacks = 1 })
+	require.NoError(t, cache.Fetch(ctx, u.byFile(), "refs/heads/side", side))
+	again := func() {
+		for i := range 3 {
+			u.write("a", fmt.Sprint(i))
+			require.NoError(t, cache.Fetch(ctx, u.byFile(), "refs/heads/other", u.commit("x")))
+		}
+		_, err := cache.Checkout(ctx, u.byFile(), side, filepath.Join(t.TempDir(), "work"))
+		require.NoError(t, err)
+	}
+	u.git("checkout", "-q", "--orphan", "other")
+	again()
+	u.git("branch", "-q", "-D", "side")
+	again()
+}
+
+// A kill while a ref is written costs nothing of what was fetched before, not
+// even what a forced push has replaced since.
+func TestAnEmptyRefCostsNothing(t *testing.T) {
+	u := strict(newUpstream(t))
+	u.write("a", "1")
+	u.commit("one")
+	u.write("a", "2")
+	lost := u.commit("two")
+	dir := t.TempDir()
+	cache := openCache(t, func(c *source.Config) { c.Dir = dir })
+	require.NoError(t, cache.Fetch(ctx, u.byFile(), "refs/heads/main", lost))
+	refs, err := filepath.Glob(filepath.Join(dir, "*.git", "refs/tidegate/*"))
+	require.NoError(t, err)
+	require.Len(t, refs, 1)
+	require.NoError(t, os.Truncate(refs[0], 0))
+	u.git("reset", "-q", "--hard", "HEAD~1")
+	u.write("a", "3")
+	now := u.commit("three")
+	require.NoError(t, cache.Fetch(ctx, u.byFile(), "refs/heads/main", now))
+	for _, commit := range []string{lost, now} {
+		_, err = cache.Checkout(ctx, u.byFile(), commit, filepath.Join(t.TempDir(), "work"))
+		require.NoError(t, err)
+	}
+}
+
+// Readers meet a mirror that is being made anew: they wait for it, and none
+// takes what is missing in that moment for a damage.
+func TestReadersWhileTheMirrorIsMadeAnew(t *testing.T) {
+	u := strict(newUpstream(t))
+	u.write("a", "side")
+	side := u.commit("side")
+	u.git("branch", "side")
+	u.git("checkout", "-q", "--orphan", "other")
+	logs, seen := observer.New(zap.WarnLevel)
+	cache := openCache(t, func(c *source.Config) { c.MaxPacks, c.Log = 1, zap.New(logs) })
+	var done atomic.Bool
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			for !done.Load() {
+				if _, err := cache.ReadFile(ctx, u.byFile(), side, "a"); !assert.NoError(t, err) {
+					return
+				}
+			}
+		})
+	}
+	for i := range 20 {
+		u.write("a", fmt.Sprint(i))
+		assert.NoError(t, cache.Fetch(ctx, u.byFile(), "refs/heads/other", u.commit("x")))
+	}
+	done.Store(true)
+	readers.Wait()
+	require.Empty(t, seen.All())
 }

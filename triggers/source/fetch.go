@@ -14,6 +14,7 @@ import (
 	"github.com/go-git/go-git/v5/config"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/storer"
+	"github.com/go-git/go-git/v5/storage"
 	"github.com/go-git/go-git/v5/storage/filesystem"
 
 	"github.com/tidegate-ci/tidegate/pipeline/event"
@@ -22,6 +23,9 @@ import (
 // localRefs is where fetched refs are kept, under a hash of their name: so a
 // branch "a" that gave way to "a/b" leaves no file in its directory's place.
 const localRefs = "refs/tidegate/"
+
+// maxRefsSearched bounds the branches and tags that are fetched to find a commit.
+const maxRefsSearched = 2000
 
 func (c *Cache) fetch(ctx context.Context, m *mirror, repository event.Repository, ref, commit string) error {
 	if ref == "" && commit == "" {
@@ -38,6 +42,11 @@ func (c *Cache) fetch(ctx context.Context, m *mirror, repository event.Repositor
 	if commit != "" && !m.suspect.Load() && m.has(commit) {
 		return nil
 	}
+	return c.locked(ctx, m, func(ctx context.Context) error { return c.fetchAlone(ctx, m, repository, ref, commit) })
+}
+
+// locked calls do, within the time of one fetch, with the right to write.
+func (c *Cache) locked(ctx context.Context, m *mirror, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.config.FetchTimeout, fmt.Errorf("no end after %s", c.config.FetchTimeout))
 	defer cancel()
 	unlock, err := m.lock(ctx)
@@ -45,11 +54,16 @@ func (c *Cache) fetch(ctx context.Context, m *mirror, repository event.Repositor
 		return withCause(ctx, err)
 	}
 	defer unlock()
+	return do(ctx)
+}
+
+// fetchAlone is fetch with the lock held.
+func (c *Cache) fetchAlone(ctx context.Context, m *mirror, repository event.Repository, ref, commit string) error {
 	// Whoever had the lock may have brought it.
 	if commit != "" && !m.suspect.Load() && m.has(commit) {
 		return nil
 	}
-	if err := m.prepare(c.config.MaxPacks); err != nil {
+	if err := m.prepare(commit, c.config.MaxPacks); err != nil {
 		return fmt.Errorf("prepare the mirror: %w", err)
 	}
 	if ref != "" {
@@ -61,12 +75,38 @@ func (c *Cache) fetch(ctx context.Context, m *mirror, repository event.Repositor
 			return nil
 		}
 	}
-	// The ref has moved on by force, or is gone. Most forges still give a commit by name.
-	err = c.transfer(ctx, m, repository, commit)
+	return c.fetchByName(ctx, m, repository, commit)
+}
+
+// fetchByName brings a commit whose ref is not known, has moved on by force or
+// is gone. Most forges give a commit by its name; from the others it comes with
+// the branch or tag that leads to it.
+func (c *Cache) fetchByName(ctx context.Context, m *mirror, repository event.Repository, commit string) error {
+	err := c.transfer(ctx, m, repository, commit)
 	// A local git-upload-pack says no by hanging up.
 	hungUp := err != nil && m.url.Scheme == File && (strings.Contains(err.Error(), "broken pipe") || strings.Contains(err.Error(), "EOF"))
 	if err != nil && !errors.Is(err, ErrNotFound) && !hungUp {
 		return err
+	}
+	if m.has(commit) {
+		return nil
+	}
+	refs, err := c.list(ctx, m, repository)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, kind := range []string{"refs/heads/", "refs/tags/"} {
+		for _, ref := range refs {
+			if ref.Type() == plumbing.HashReference && strings.HasPrefix(ref.Name().String(), kind) && len(names) < maxRefsSearched {
+				names = append(names, ref.Name().String())
+			}
+		}
+	}
+	if len(names) > 0 {
+		if err := c.transfer(ctx, m, repository, names...); err != nil {
+			return err
+		}
 	}
 	if !m.has(commit) {
 		return fmt.Errorf("%w: no branch or tag leads to the commit any more (was it replaced by a forced push?)", ErrNotFound)
@@ -74,8 +114,8 @@ func (c *Cache) fetch(ctx context.Context, m *mirror, repository event.Repositor
 	return nil
 }
 
-// transfer fetches one ref or commit.
-func (c *Cache) transfer(ctx context.Context, m *mirror, repository event.Repository, what string) error {
+// transfer fetches refs or commits in one go.
+func (c *Cache) transfer(ctx context.Context, m *mirror, repository event.Repository, what ...string) error {
 	storage, err := m.open()
 	if err != nil {
 		return err
@@ -86,20 +126,36 @@ func (c *Cache) transfer(ctx context.Context, m *mirror, repository event.Reposi
 		return err
 	}
 	defer by.close()
-	sum := sha256.Sum256([]byte(what))
-	local := localRefs + hex.EncodeToString(sum[:16])
+	specs := make([]config.RefSpec, len(what))
+	for i, name := range what {
+		sum := sha256.Sum256([]byte(name))
+		specs[i] = config.RefSpec("+" + name + ":" + localRefs + hex.EncodeToString(sum[:16]))
+	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	limited := &limitedStorage{Storage: storage, left: c.config.MaxPackBytes, limit: c.config.MaxPackBytes, stop: stop}
-	remote := git.NewRemote(limited, &config.RemoteConfig{Name: "origin", URLs: []string{m.url.String()}})
-	err = remote.FetchContext(ctx, &git.FetchOptions{
-		RefSpecs: []config.RefSpec{config.RefSpec("+" + what + ":" + local)},
-		Depth:    c.config.Depth, Tags: git.NoTags, Force: true, Auth: by.auth, ProxyOptions: by.tunnel.Proxy(),
+	err = m.remote(limited).FetchContext(ctx, &git.FetchOptions{
+		RefSpecs: specs, Depth: c.config.Depth, Tags: git.NoTags, Force: true, Auth: by.auth, ProxyOptions: by.tunnel.Proxy(),
 	})
 	if limited.failed != nil {
 		return limited.failed
 	}
 	return by.translate(ctx, err)
+}
+
+// list asks the forge for its refs.
+func (c *Cache) list(ctx context.Context, m *mirror, repository event.Repository) ([]*plumbing.Reference, error) {
+	by, err := c.connect(ctx, m, repository)
+	if err != nil {
+		return nil, err
+	}
+	defer by.close()
+	refs, err := m.remote(nil).ListContext(ctx, &git.ListOptions{Auth: by.auth, ProxyOptions: by.tunnel.Proxy()})
+	return refs, by.translate(ctx, err)
+}
+
+func (m *mirror) remote(storage storage.Storer) *git.Remote {
+	return git.NewRemote(storage, &config.RemoteConfig{Name: "origin", URLs: []string{m.url.String()}})
 }
 
 // Head returns the commit at the tip of a branch, as the forge says now; of the
@@ -114,14 +170,8 @@ func (c *Cache) Head(ctx context.Context, repository event.Repository, branch st
 	fail := func(err error) (string, error) {
 		return "", fmt.Errorf("read the head of %s in %s: %w", cmp.Or(branch, "the default branch"), repository.FullName, err)
 	}
-	by, err := c.connect(ctx, m, repository)
+	refs, err := c.list(ctx, m, repository)
 	if err != nil {
-		return fail(err)
-	}
-	defer by.close()
-	remote := git.NewRemote(nil, &config.RemoteConfig{Name: "origin", URLs: []string{m.url.String()}})
-	refs, err := remote.ListContext(ctx, &git.ListOptions{Auth: by.auth, ProxyOptions: by.tunnel.Proxy()})
-	if err := by.translate(ctx, err); err != nil {
 		return fail(err)
 	}
 	want := plumbing.HEAD

@@ -96,45 +96,57 @@ func (m *mirror) open() (*filesystem.Storage, error) {
 
 // has tells whether the commit and its tree are there.
 func (m *mirror) has(commit string) bool {
+	_, whole := m.look(commit)
+	return whole
+}
+
+// look tells whether the commit is listed, and whether it and its tree can be
+// read. The first without the second is a damage only if nobody else holds the
+// lock: another process may be replacing the mirror.
+func (m *mirror) look(commit string) (listed, whole bool) {
 	m.present.RLock()
 	defer m.present.RUnlock()
 	storage, err := m.open()
 	if err != nil {
-		return false
+		return false, false
 	}
 	defer func() { _ = storage.Close() }()
 	hash := plumbing.NewHash(commit)
 	if storage.HasEncodedObject(hash) != nil {
-		return false
+		return false, false
 	}
 	c, err := object.GetCommit(storage, hash)
 	if err == nil {
 		_, err = c.Tree()
 	}
-	if err != nil {
-		// Listed, but not there: a pack was torn.
-		m.suspect.Store(true)
-	}
-	return err == nil
+	return true, err == nil
 }
 
 // prepare makes the mirror ready for a fetch: it exists, holds nothing that a
 // killed or failed fetch left, and is not worn out. Called with the lock held.
-func (m *mirror) prepare(maxPacks int) error {
+// What it holds is kept if it can be: a forge that gives no commit by its name
+// does not give again what a forced push replaced.
+func (m *mirror) prepare(commit string, maxPacks int) error {
 	packs, err := m.sweep()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return m.recreate()
 	case err != nil:
 		return err
-	case m.suspect.Load():
-		m.log.Warn("mirror damaged: made anew")
-		return m.recreate()
 	case packs > maxPacks:
 		m.log.Info("mirror has too many packs: made anew", zap.Int("packs", packs))
 		return m.recreate()
 	}
-	if err := m.verify(); err != nil {
+	if commit != "" {
+		if listed, whole := m.look(commit); listed && !whole {
+			m.suspect.Store(true) // a pack was torn
+		}
+	}
+	if m.suspect.Load() {
+		m.log.Warn("mirror damaged: made anew")
+		return m.recreate()
+	}
+	if err := m.sweepRefs(); err != nil {
 		m.log.Warn("mirror damaged: made anew", zap.Error(err))
 		return m.recreate()
 	}
@@ -168,29 +180,41 @@ func (m *mirror) sweep() (packs int, err error) {
 	return len(whole), nil
 }
 
-// verify checks that each ref leads to a commit.
-func (m *mirror) verify() error {
+// sweepRefs removes refs that a killed fetch left without their text or their
+// object. Refs only tell the forge what is here already.
+func (m *mirror) sweepRefs() error {
 	storage, err := m.open()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = storage.Close() }()
-	refs, err := storage.IterReferences()
-	if err != nil {
+	dir := filepath.Join(m.path, filepath.FromSlash(localRefs))
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return refs.ForEach(func(ref *plumbing.Reference) error {
-		if ref.Type() != plumbing.HashReference {
-			return nil
+	for _, entry := range entries {
+		name := filepath.Join(dir, entry.Name())
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return err
 		}
-		return storage.HasEncodedObject(ref.Hash())
-	})
+		hash := strings.TrimSuffix(string(text), "\n")
+		if plumbing.IsHash(hash) && storage.HasEncodedObject(plumbing.NewHash(hash)) == nil {
+			continue
+		}
+		if err := os.Remove(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // recreate puts an empty mirror in place of what is there, in one step.
 func (m *mirror) recreate() error {
-	fresh, err := os.MkdirTemp(filepath.Dir(m.path), "new-*")
-	if err != nil {
+	// Only who holds the lock uses that name: what is there was left by one killed.
+	fresh := strings.TrimSuffix(m.path, ".git") + ".new"
+	if err := os.RemoveAll(fresh); err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(fresh) }()
