@@ -39,7 +39,7 @@ type Takeover int
 
 const (
 	// TakeoverRetry counts the attempt as an infrastructure failure; it is
-	// repeated once without counting against the stage's own retries.
+	// repeated, a few times without counting against the stage's own retries.
 	TakeoverRetry Takeover = iota
 	// TakeoverContinue runs the same attempt again: the kind finds what is
 	// done already (by content, or by looking at the cluster) and goes on.

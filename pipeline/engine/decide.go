@@ -13,6 +13,12 @@ import (
 // with after a worker died in it: an attempt that kills its workers ends.
 const maxContinued = 100
 
+// maxLost is how many attempts of a retrying kind may die with their worker
+// before that is held against the stage: a server that is killed a few times in
+// a row (a node that reboots, an upgrade that goes wrong) fails no run, and a
+// stage that itself kills its worker ends.
+const maxLost = 5
+
 // actionKind names what decide wants done.
 type actionKind int
 
@@ -258,17 +264,17 @@ func (d *decision) ended(stage *journal.StageState, planned *pipeline.PlannedSta
 
 // failures counts the attempts held against the stage, and tells whether the
 // newest is not: an orderly stop of the worker never is, and of a retrying
-// kind the first attempt that died with its worker is not either.
+// kind the first maxLost attempts that died with their workers are not either.
 func failures(stage *journal.StageState, takeover pipeline.Takeover) (counted int, free bool) {
-	lost := false
+	lost := 0
 	for i := range stage.Attempts {
 		a := &stage.Attempts[i]
 		switch {
 		case a.Open():
 		case a.Interrupted:
 			free = true
-		case a.Lost && !lost && takeover == pipeline.TakeoverRetry:
-			lost, free = true, true
+		case a.Lost && lost < maxLost && takeover == pipeline.TakeoverRetry:
+			lost, free = lost+1, true
 		default:
 			counted, free = counted+1, false
 		}

@@ -56,7 +56,6 @@ func TestDecide(t *testing.T) {
 	conditional := stage("b", "a")
 	conditional.When = "failure()"
 	shipping := deploy("a")
-	taken := journal.Entry{Type: journal.RunStarted, Actor: "w2"}
 	stopped := journal.Entry{Type: journal.AttemptInterrupted, Stage: "a", Attempt: 1}
 	cancel := journal.Entry{Type: journal.CancelRequested, Cause: pipeline.CauseCancelled, Message: "by ann"}
 	const infrastructure = pipeline.CauseInfrastructure
@@ -95,9 +94,11 @@ func TestDecide(t *testing.T) {
 			want: []action{{kind: actFinish, stage: "a", status: journal.Failed, cause: infrastructure, message: "m"}}},
 		"a lost attempt ends": {plan: planOf(stage("a")), entries: []journal.Entry{began("a", 1), taken},
 			want: []action{{kind: actLose, stage: "a", attempt: 1, cause: infrastructure, message: "the worker died"}}},
-		"and is repeated at once, once": {plan: planOf(stage("a")), entries: []journal.Entry{began("a", 1), taken, ended("a", 1, infrastructure)},
+		"and is repeated at once": {plan: planOf(stage("a")), entries: []journal.Entry{began("a", 1), taken, ended("a", 1, infrastructure)},
 			want: []action{{kind: actStart, stage: "a", attempt: 2}}},
-		"not twice": {plan: planOf(stage("a")), entries: []journal.Entry{began("a", 1), taken, ended("a", 1, infrastructure), began("a", 2), taken, ended("a", 2, infrastructure)},
+		"as often as a server may be killed in a row": {plan: planOf(stage("a")), entries: dying("a", maxLost),
+			want: []action{{kind: actStart, stage: "a", attempt: maxLost + 1}}},
+		"not for ever": {plan: planOf(stage("a")), entries: dying("a", maxLost+1),
 			want: []action{{kind: actFinish, stage: "a", status: journal.Failed, cause: infrastructure, message: "m"}}},
 		"orderly stops are never held against it": {plan: planOf(stage("a")), entries: []journal.Entry{began("a", 1), taken, ended("a", 1, infrastructure), began("a", 2),
 			{Type: journal.AttemptInterrupted, Stage: "a", Attempt: 2}, taken, ended("a", 2, infrastructure)},
@@ -132,6 +133,17 @@ func TestDecide(t *testing.T) {
 			require.Equal(t, c.want, got)
 		})
 	}
+}
+
+// taken is another worker taking the run over.
+var taken = journal.Entry{Type: journal.RunStarted, Actor: "w2"}
+
+// dying is a stage whose first attempts died with their workers.
+func dying(stage string, attempts int) (entries []journal.Entry) {
+	for number := range attempts {
+		entries = append(entries, began(stage, number+1), taken, ended(stage, number+1, pipeline.CauseInfrastructure))
+	}
+	return entries
 }
 
 // world plays a run against decide: attempts end as they like, workers die,
