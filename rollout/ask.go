@@ -76,12 +76,9 @@ func (c *Controller) ask(ctx context.Context, target Target, command Command, pr
 		return answered(Reply{ID: command.ID, Accepted: a.accepted, Message: a.message, At: command.At})
 	}
 	if owner != "" {
-		object, err := s.getLease(ctx)
-		if err != nil {
+		// The time for which no answer comes tells of its owner, too.
+		if _, err := s.tenure(ctx, record); err != nil {
 			return Reply{}, err
-		}
-		if object != nil { // the time for which no answer comes tells of its owner, too
-			s.sighting = sighting{version: object.ResourceVersion, at: time.Now()}
 		}
 		if err := s.command(ctx, command); err != nil {
 			return Reply{}, err
@@ -113,6 +110,7 @@ func (c *Controller) ask(ctx context.Context, target Target, command Command, pr
 	if d.record.Command == nil && d.record.replyTo(command, c.clock()) == nil {
 		d.record.Command = &command
 	}
+	d.parting = true
 	err = d.finishCurrent(ctx, func(record *Record) bool { return command.Kind == CommandPause || record.Current.Paused })
 	if err != nil {
 		return Reply{}, err
@@ -262,6 +260,7 @@ func (c *Controller) rollback(ctx context.Context, target Target, to int, force 
 	if err := d.enter(ctx, r); err != nil {
 		return Result{}, err
 	}
+	d.parting = true
 	if err := d.finishCurrent(ctx, nil); err != nil {
 		return Result{}, err
 	}
@@ -316,7 +315,7 @@ func (c *Controller) Watch(ctx context.Context, target Target, see func(*Record)
 		if err != nil {
 			return err
 		}
-		if version == "" {
+		if version == "" || record.empty() {
 			return fmt.Errorf("%w: %s in namespace %s", ErrNotFound, target.App, target.Namespace)
 		}
 		if version != last && !see(record) {

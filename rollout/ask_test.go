@@ -2,13 +2,13 @@ package rollout
 
 import (
 	"context"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
 )
 
@@ -32,14 +32,14 @@ func TestACommandIsAnsweredByWhoeverTakesOver(t *testing.T) {
 func answeredByAnother(t *testing.T, later func(*Record)) {
 	kube := fake.NewClientset()
 	versioned(kube)
-	c := &Controller{clients: &clients{kube: kube, log: zap.NewNop(), patience: time.Second,
-		leases: &atomic.Int64{}, recent: &recent{known: map[Target]*remembered{}}}, clock: time.Now, notify: func(Record) {}}
-	s := c.store(Target{App: "shop", Namespace: "x"})
+	c := process(kube)
+	s := c.store(shop)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	lease, err := s.take(ctx, nil, "dead", time.Now())
+	// The dead owner's last sign of life, and the other's that takes over.
+	lease, err := kube.CoordinationV1().Leases("x").Create(ctx, leaseOf("dead"), metav1.CreateOptions{})
 	require.NoError(t, err)
-	record := &Record{App: "shop", Namespace: "x", Revisions: 1, Fence: 1, Current: &Rollout{Revision: 1, State: Canary, Step: 1,
+	record := &Record{App: "shop", Namespace: "x", Revisions: 1, Fence: 1, Owner: &Owner{Process: "dead", Claim: "c1"}, Current: &Rollout{Revision: 1, State: Canary, Step: 1,
 		Strategy: Strategy{Kind: CanaryStrategy, Steps: []Step{{Weight: 20, Hold: time.Hour}, {Weight: 50, Hold: time.Hour}}}}}
 	_, err = s.save(ctx, record, "")
 	require.NoError(t, err)
@@ -50,16 +50,24 @@ func answeredByAnother(t *testing.T, later func(*Record)) {
 	}
 	told := make(chan outcome, 1)
 	go func() {
-		reply, err := c.Promote(ctx, Target{App: "shop", Namespace: "x"}, "oncall", false, nil)
+		reply, err := c.Promote(ctx, shop, "oncall", false, nil)
 		told <- outcome{reply, err}
 	}()
 	time.Sleep(leaseTTL - time.Millisecond) //nolint:forbidigo // the bubble's clock
 	synctest.Wait()
-	lease, err = s.take(ctx, lease, "another", time.Now())
+	lease.Spec.HolderIdentity = new(string)
+	_, err = kube.CoordinationV1().Leases("x").Update(ctx, lease, metav1.UpdateOptions{})
+	require.NoError(t, err)
+	_, err = kube.CoordinationV1().Leases("x").Create(ctx, leaseOf("another"), metav1.CreateOptions{})
+	require.NoError(t, err)
+	record, version, err := s.load(ctx)
+	require.NoError(t, err)
+	record.claim("another", "c2", time.Now())
+	_, err = s.save(ctx, record, version)
 	require.NoError(t, err)
 	time.Sleep(2 * time.Millisecond) //nolint:forbidigo // the bubble's clock
-	synctest.Wait()                  // who asked waits for the lease by now
-	record, version, err := s.load(ctx)
+	synctest.Wait()                  // who asked waits for the other by now
+	record, version, err = s.load(ctx)
 	require.NoError(t, err)
 	require.NotNil(t, record.Command)
 	require.NoError(t, record.obey(time.Now()))
@@ -77,10 +85,17 @@ func answeredByAnother(t *testing.T, later func(*Record)) {
 			}
 			return
 		case <-time.After(leaseRenew):
-			lease, err = s.take(ctx, lease, "another", time.Now())
+			_, err := kube.CoordinationV1().Leases("x").Update(ctx, leaseOf("another"), metav1.UpdateOptions{})
 			require.NoError(t, err)
 		}
 	}
+}
+
+// leaseOf is a lease that process has just renewed.
+func leaseOf(process string) *coordinationv1.Lease {
+	at := metav1.NewMicroTime(time.Now())
+	return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: leaseName(process), Namespace: "x", Labels: map[string]string{labelRecord: "true"}},
+		Spec: coordinationv1.LeaseSpec{HolderIdentity: &process, RenewTime: &at}}
 }
 
 // Who drove a rollout to its end is told how it went, as who started it is.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/tidegate-ci/tidegate/rollout/health"
@@ -110,16 +111,20 @@ func (r *Rollout) takeOver(release *manifest.Release, findings []finding) {
 // enter stores the manifests and makes r the current rollout.
 func (d *driver) enter(ctx context.Context, r *Rollout) error {
 	r.Revision = d.record.Revisions + 1
-	if err := d.putRelease(ctx, r.Revision, d.release, d.jobs); err != nil {
+	err := d.putRelease(ctx, r.Revision, d.release, d.jobs, !d.unread)
+	if apierrors.IsAlreadyExists(err) { // a dead process's, or that of one that owns the application now
+		if err := d.save(ctx); err != nil {
+			return err
+		}
+		err = d.putRelease(ctx, r.Revision, d.release, d.jobs, true)
+	}
+	if err != nil {
 		return err
 	}
 	d.record.Revisions = r.Revision
 	d.record.Current = r
 	if !r.State.Final() {
 		d.record.note("", r.Started)
-	}
-	if d.version == "" {
-		d.record.Fence = 1
 	}
 	d.postpone() // until the first object is written, or it has to wait for that
 	d.pressing = true
@@ -128,14 +133,6 @@ func (d *driver) enter(ctx context.Context, r *Rollout) error {
 		d.progress(Progress{Time: r.Started, Revision: r.Revision, State: r.State, Message: r.Note})
 	}
 	return nil
-}
-
-// create saves the record, which may be the first time.
-func (d *driver) create(ctx context.Context) error {
-	if d.version == "" {
-		d.record.Fence = 1
-	}
-	return d.save(ctx)
 }
 
 func (d *driver) recordRejected(ctx context.Context, r *Rollout, cause error) error {
@@ -150,7 +147,7 @@ func (d *driver) recordRejected(ctx context.Context, r *Rollout, cause error) er
 	if previous != nil {
 		d.record.Current = previous
 	}
-	return d.create(ctx)
+	return d.save(ctx)
 }
 
 // tryAll asks the API server about every object. Those of kinds and namespaces

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -18,6 +17,7 @@ import (
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
 
@@ -49,8 +49,8 @@ type clients struct {
 	// watchers are what rollouts of one namespace share.
 	watchers *watchers
 	recent   *recent
-	// leases counts those that this process holds.
-	leases *atomic.Int64
+	// presences show that this process lives.
+	presences *presences
 	// patience is how long an API server that does not answer is waited for.
 	patience time.Duration
 }
@@ -70,7 +70,14 @@ func newClients(cluster Cluster, log *zap.Logger, patience time.Duration) (*clie
 	if err != nil {
 		return nil, fmt.Errorf("making a client for the cluster: %w", err)
 	}
-	return &clients{kube: kube, dynamic: dyn, log: log, patience: patience, leases: &atomic.Int64{}, recent: &recent{known: map[Target]*remembered{}}, watchers: &watchers{kube: kube, shared: map[watchedKey]*watcher{}},
+	// A sign of life does not wait for the requests of hundreds of rollouts.
+	config = rest.CopyConfig(config)
+	config.QPS = -1
+	leases, err := coordinationclient.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("making a client for the cluster: %w", err)
+	}
+	return &clients{kube: kube, dynamic: dyn, log: log, patience: patience, presences: newPresences(leases, log), recent: &recent{known: map[Target]*remembered{}}, watchers: &watchers{kube: kube, shared: map[watchedKey]*watcher{}},
 		mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(kube.Discovery()))}, nil
 }
 

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -151,6 +150,7 @@ func (c *Controller) start(ctx context.Context, request Request, progress func(P
 		if !mine {
 			d.record.Command = supersede(d.record)
 		}
+		d.parting = mine
 		if err := d.finishCurrent(ctx, nil); err != nil {
 			return Result{}, err
 		}
@@ -166,6 +166,7 @@ func (c *Controller) start(ctx context.Context, request Request, progress func(P
 	if err := d.begin(ctx, request, ""); err != nil {
 		return Result{}, err
 	}
+	d.parting = true
 	if err := d.finishCurrent(ctx, nil); err != nil {
 		return Result{}, err
 	}
@@ -230,6 +231,7 @@ func (c *Controller) Continue(ctx context.Context, target Target, progress func(
 	if d.record.Current == nil {
 		return Result{}, fmt.Errorf("%w: %s in namespace %s", ErrNotFound, target.App, target.Namespace)
 	}
+	d.parting = true
 	if err := d.finishCurrent(ctx, nil); err != nil {
 		return Result{}, err
 	}
@@ -243,19 +245,11 @@ func (c *Controller) Status(ctx context.Context, target Target) (*Record, string
 	if err != nil {
 		return nil, "", err
 	}
-	if version == "" {
+	if version == "" || record.empty() {
 		return nil, "", fmt.Errorf("%w: %s in namespace %s", ErrNotFound, target.App, target.Namespace)
 	}
-	object, err := s.getLease(ctx)
-	if err != nil {
-		return nil, "", err
-	}
-	now := c.clock()
-	owner := heldBy(object, now, now)
-	if owner != "" && now.Sub(object.Spec.RenewTime.Time) > timeToLive(object) {
-		owner = ""
-	}
-	return record, owner, nil
+	owner, err := s.owner(ctx, record, c.clock())
+	return record, owner, err
 }
 
 // History lists the rollouts that the record remembers, newest first.
@@ -285,7 +279,9 @@ func (c *Controller) List(ctx context.Context, namespace string) ([]Record, erro
 			if err != nil {
 				return err
 			}
-			records = append(records, *record)
+			if !record.empty() {
+				records = append(records, *record)
+			}
 		}
 		return nil
 	})
@@ -296,149 +292,6 @@ func newID() string {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])
-}
-
-// own makes this process the owner of the application. While another holds the
-// lease, ask is shown the record again and again: the owner is given the command
-// that it makes, once for a live rollout, and its error ends the wait.
-func (c *Controller) own(ctx context.Context, s *store, ask func(*Record) (*Command, error), progress func(Progress)) (*driver, error) {
-	identity := identity()
-	seen, version, asked := s.sighting.at, s.sighting.version, 0
-	for {
-		object, err := s.getLease(ctx)
-		if err != nil {
-			return nil, err
-		}
-		now := time.Now()
-		if object == nil || object.ResourceVersion != version {
-			seen, version = now, ""
-			if object != nil {
-				version = object.ResourceVersion
-			}
-		}
-		holder := heldBy(object, seen, now)
-		if holder == "" {
-			taken, err := s.take(ctx, object, identity, c.clock())
-			if err == nil {
-				return c.owned(ctx, s, object, taken, identity, progress)
-			}
-			if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
-				continue
-			}
-			if !transient(err) {
-				return nil, fmt.Errorf("taking the lease of %s: %w", s.app, err)
-			}
-			if err := pause(ctx, retryFirst); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		record, _, err := s.load(ctx)
-		if err != nil {
-			return nil, err
-		}
-		var command *Command
-		if ask != nil {
-			if command, err = ask(record); err != nil {
-				return nil, err
-			}
-		}
-		if command != nil && asked != record.Current.Revision {
-			if err := s.command(ctx, *command); err != nil {
-				return nil, err
-			}
-			progress(Progress{Time: c.clock(), Revision: record.Current.Revision, State: record.Current.State,
-				Message: fmt.Sprintf("asked %s to make way for this release", holder)})
-			asked = record.Current.Revision
-		}
-		if err := s.awaitLease(ctx, object, seen.Add(timeToLive(object)).Sub(now)); err != nil {
-			return nil, err
-		}
-	}
-}
-
-// awaitLease returns when the lease changes from what object shows, or after at most.
-func (s *store) awaitLease(ctx context.Context, object *coordinationv1.Lease, most time.Duration) error {
-	bounded, cancel := context.WithTimeout(ctx, max(most, retryFirst))
-	defer cancel()
-	watch, err := s.kube.CoordinationV1().Leases(s.namespace).Watch(bounded, metav1.ListOptions{
-		FieldSelector: "metadata.name=" + s.name(), ResourceVersion: object.ResourceVersion})
-	if err == nil {
-		defer watch.Stop()
-		select {
-		case <-bounded.Done():
-		case <-watch.ResultChan():
-			return ctx.Err()
-		}
-	} else if err := pause(ctx, retryFirst); err != nil {
-		return err
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return nil
-}
-
-// owned writes down that this process owns the application from now on.
-func (c *Controller) owned(ctx context.Context, s *store, before, taken *coordinationv1.Lease, identity string, progress func(Progress)) (*driver, error) {
-	d := c.driver(s, taken, identity, progress)
-	var err error
-	if d.record, d.version, err = s.load(ctx); err == nil && d.version != "" {
-		if d.record.Live() && before != nil && before.Spec.RenewTime != nil {
-			d.record.Current.resume(before.Spec.RenewTime.Time, c.clock())
-		}
-		for {
-			d.record.Fence++
-			if d.version, err = s.save(ctx, d.record, d.version); !apierrors.IsConflict(err) {
-				break
-			}
-			if d.record, d.version, err = s.load(ctx); err != nil {
-				break
-			}
-		}
-	}
-	if err != nil {
-		d.close()
-		return nil, fmt.Errorf("taking over %s: %w", s.app, err)
-	}
-	d.saved(d.version)
-	c.subscribe(d)
-	return d, nil
-}
-
-func (c *Controller) driver(s *store, taken *coordinationv1.Lease, identity string, progress func(Progress)) *driver {
-	return &driver{store: s, lease: s.holdLease(taken, identity, c.clock), clock: c.clock, progress: progress, notify: c.notify,
-		reach: c.reach, member: c.member, reacted: c.reacted, receivers: c.receivers}
-}
-
-// subscribe makes the controller's receivers those that the record tells.
-func (c *Controller) subscribe(d *driver) {
-	if c.receivers != nil && !d.record.subscribed(namesOf(c.receivers)) {
-		d.record.subscribe(namesOf(c.receivers), newID)
-	}
-}
-
-// close gives the application up.
-func (d *driver) close() {
-	d.dropLog()
-	if d.sampler != nil {
-		d.sampler.stop()
-	}
-	if d.prober != nil {
-		d.prober.stop()
-	}
-	if d.hook != nil {
-		d.hook.stop()
-	}
-	if d.watch != nil {
-		d.watch.stop()
-	}
-	d.lastPost()
-	lease, err := d.lease.release()
-	if err != nil {
-		d.log.Warn("the lease stays until it expires", zap.Error(err))
-	}
-	d.remember(lease)
 }
 
 // finishCurrent drives the current rollout until it has ended or done says so.

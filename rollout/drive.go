@@ -27,7 +27,8 @@ type Progress struct {
 // driver moves one rollout to its end, as its owner.
 type driver struct {
 	*store
-	lease    *lease
+	presence *presence
+	claim    string // of this ownership
 	clock    func() time.Time
 	progress func(Progress)
 	notify   func(Record)
@@ -51,17 +52,19 @@ type driver struct {
 	// member tells whether a person belongs to a group.
 	member func(user, group string) bool
 	told   string
-	// receivers are told of transitions by couriers, which run when there are
-	// any; unsaved tells that what they have told is not recorded yet.
+	// receivers are told of transitions by couriers, which run when there are any.
 	receivers []Receiver
 	couriers  *couriers
-	unsaved   bool
 	// reacted is told how long ago what a write answers was seen; may be nil.
 	reacted func(time.Duration)
 	// owed is since when the record has changes that are not written; zero: none.
 	owed time.Time
-	// pressing tells that what is owed is to be written before anything is waited for.
+	// pressing tells that a rollout begins, which others must see before anything is
+	// waited for.
 	pressing bool
+	// parting tells that nothing follows the end of the rollout: its last write
+	// gives the application up.
+	parting bool
 	// unread tells that the record was remembered and not written since.
 	unread bool
 	// kept are the revisions in the record's history as it was written last.
@@ -177,7 +180,7 @@ func (d *driver) wait(ctx context.Context, until, now time.Time) error {
 func (d *driver) mayWrite(ctx context.Context) error {
 	var longest time.Duration
 	for {
-		away, err := d.lease.held()
+		away, err := d.presence.held()
 		if err != nil {
 			return err
 		}
@@ -244,10 +247,10 @@ func (d *driver) save(ctx context.Context) error {
 				}
 			}
 			first = false
+			d.record.Driven = d.clock()
 			version, err := d.store.save(ctx, d.record, d.version)
 			if err == nil {
 				d.saved(version)
-				d.unsaved = false
 				return nil
 			}
 			if d.unread && (apierrors.IsConflict(err) || apierrors.IsNotFound(err)) {

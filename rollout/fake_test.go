@@ -4,13 +4,53 @@ import (
 	"fmt"
 	"strconv"
 	"sync/atomic"
+	"time"
 
+	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 )
+
+// trouble is what happens to requests: an error before the API server has done
+// what was asked for, or in place of its answer.
+type trouble func(clienttesting.Action) (before, after error)
+
+// process is a controller as one process of several has it, on a fake cluster.
+func process(server *fake.Clientset, troubles ...trouble) *Controller {
+	kube := &fake.Clientset{}
+	kube.AddReactor("*", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		for _, trouble := range troubles {
+			if before, after := trouble(action); before != nil || after != nil {
+				if before != nil {
+					return true, nil, before
+				}
+				_, _ = server.Invokes(action, nil) //nolint:errcheck // nobody hears of it
+				return true, nil, after
+			}
+		}
+		object, err := server.Invokes(action, nil)
+		return true, object, err
+	})
+	kube.AddWatchReactor("*", func(action clienttesting.Action) (bool, apiwatch.Interface, error) {
+		all, err := server.InvokesWatch(action)
+		if err != nil {
+			return true, nil, err
+		}
+		name, one := action.(clienttesting.WatchAction).GetWatchRestrictions().Fields.RequiresExactMatch("metadata.name") //nolint:errcheck // it is one
+		return true, apiwatch.Filter(all, func(e apiwatch.Event) (apiwatch.Event, bool) {
+			accessor, err := meta.Accessor(e.Object)
+			return e, !one || err == nil && accessor.GetName() == name
+		}), nil
+	})
+	return &Controller{clients: &clients{kube: kube, log: zap.NewNop(), patience: time.Second, presences: newPresences(kube.CoordinationV1(), zap.NewNop()),
+		recent: &recent{known: map[Target]*remembered{}}}, clock: time.Now, notify: func(Record) {}}
+}
+
+var shop = Target{App: "shop", Namespace: "x"}
 
 // versioned lets a fake API server count versions and refuse stale updates, as a real one does.
 func versioned(kube *fake.Clientset) {

@@ -3,7 +3,6 @@ package rollout
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -28,8 +27,8 @@ type Forgotten struct {
 	Revisions int `json:"revisions"`
 }
 
-// Forget gives an application back: the record, the manifests of all revisions
-// and the lease are deleted, and Tidegate's labels, annotations and ownership
+// Forget gives an application back: the record and the manifests of all revisions
+// are deleted, and Tidegate's labels, annotations and ownership
 // of fields are taken off the objects. Nothing that runs is changed, so that a
 // pod template keeps the mark of a restart. An application that is not known
 // gives an empty Forgotten. A rollout under way is refused (ErrRefused).
@@ -45,10 +44,8 @@ func (c *Controller) Forget(ctx context.Context, target Target, by string, progr
 	}
 	command := Command{Kind: CommandForget, By: by}
 	if version == "" { // one that was interrupted may have left the rest
-		if done.Revisions, err = s.deleteReleases(ctx); err != nil {
-			return done, err
-		}
-		return done, s.deleteLease(ctx)
+		done.Revisions, err = s.deleteReleases(ctx)
+		return done, err
 	}
 	if record.Current != nil {
 		if _, _, err := idle(record, command); err != nil {
@@ -59,16 +56,13 @@ func (c *Controller) Forget(ctx context.Context, target Target, by string, progr
 	if err != nil {
 		return done, err
 	}
+	defer d.close()
 	err = d.forget(ctx, &done, command)
-	d.close()
-	if err != nil {
-		return done, err
-	}
-	return done, s.deleteLease(ctx)
+	return done, err
 }
 
-// forget takes everything off but the lease. The record goes last, so that
-// what was interrupted can be repeated.
+// forget takes everything off. The record goes last, so that what was interrupted
+// can be repeated.
 func (d *driver) forget(ctx context.Context, done *Forgotten, command Command) error {
 	if d.record.Current != nil {
 		if _, _, err := idle(d.record, command); err != nil {
@@ -96,9 +90,17 @@ func (d *driver) forget(ctx context.Context, done *Forgotten, command Command) e
 	if done.Revisions, err = d.deleteReleases(ctx); err != nil {
 		return err
 	}
-	return d.retry(ctx, "deleting the record of "+d.app, func(ctx context.Context) error {
+	return d.deleteRecord(ctx)
+}
+
+func (d *driver) deleteRecord(ctx context.Context) error {
+	err := d.retry(ctx, "deleting the record of "+d.app, func(ctx context.Context) error {
 		return ignoreNotFound(d.kube.CoreV1().ConfigMaps(d.namespace).Delete(ctx, d.name(), metav1.DeleteOptions{}))
 	})
+	if err == nil {
+		d.version = ""
+	}
+	return err
 }
 
 // unmark takes Tidegate's marks off one object and returns it as it was; nil
@@ -121,7 +123,7 @@ func (d *driver) unmark(ctx context.Context, ref manifest.Ref) (*unstructured.Un
 			_, err := client.Patch(ctx, ref.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: FieldManager})
 			return ignoreNotFound(err)
 		})
-		if conflict := apierrors.APIStatus(nil); errors.As(err, &conflict) && conflict.Status().Reason == metav1.StatusReasonConflict {
+		if isConflict(err) {
 			continue // changed since it was read
 		}
 		return live, err
@@ -198,22 +200,6 @@ func (s *store) deleteReleases(ctx context.Context) (deleted int, err error) {
 		return nil
 	})
 	return len(gone), err
-}
-
-// deleteLease deletes the lease unless someone has taken it meanwhile.
-func (s *store) deleteLease(ctx context.Context) error {
-	object, err := s.getLease(ctx)
-	if err != nil || object == nil || object.Spec.HolderIdentity != nil && *object.Spec.HolderIdentity != "" {
-		return err
-	}
-	return s.retry(ctx, "deleting the lease of "+s.app, func(ctx context.Context) error {
-		err := s.kube.CoordinationV1().Leases(s.namespace).Delete(ctx, s.name(), metav1.DeleteOptions{
-			Preconditions: &metav1.Preconditions{UID: &object.UID, ResourceVersion: &object.ResourceVersion}})
-		if apierrors.IsConflict(err) {
-			return nil
-		}
-		return ignoreNotFound(err)
-	})
 }
 
 func ignoreNotFound(err error) error {

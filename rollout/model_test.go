@@ -205,7 +205,7 @@ func (m *model) step() Action {
 		m.t.Fatalf("not pure: %v then %v", a, b)
 	}
 	base := m.digests[c.Base]
-	if a.Kind.writes() || a.Kind == Prune {
+	if c.needsRecord(a) || a.Kind == Prune {
 		m.store()
 	}
 	m.checkTraffic(c, a)

@@ -219,18 +219,16 @@ func newCouriers(receivers []Receiver, record *Record, clock func() time.Time, l
 	return c
 }
 
-// collect writes down what has been told, and tells whether that is news.
-func (c *couriers) collect(record *Record) bool {
-	news := false
+// collect writes down what has been told.
+func (c *couriers) collect(record *Record) {
 	for _, one := range c.all {
 		one.mu.Lock()
 		told := one.told
 		one.mu.Unlock()
 		if record.Outbox != nil {
-			news = record.Outbox.mark(one.receiver.Name(), told) || news
+			record.Outbox.mark(one.receiver.Name(), told)
 		}
 	}
-	return news
 }
 
 // flush waits until all have been told everything, or ctx ends.
@@ -261,17 +259,17 @@ func (d *driver) post() {
 		}
 		d.couriers = newCouriers(d.receivers, d.record, d.clock, d.log)
 	}
-	d.unsaved = d.couriers.collect(d.record) || d.unsaved
+	d.couriers.collect(d.record)
 	for _, one := range d.couriers.all {
 		one.offer(d.record)
 	}
 }
 
-// lastPost gives receivers a moment before the application is given up, and
-// records what they have been told. What they have not stays in the outbox.
+// lastPost gives receivers a moment before the application is given up. What they
+// have not been told by then stays in the outbox.
 func (d *driver) lastPost() {
-	if d.version == "" || d.record == nil {
-		return // nothing was recorded, or it can't be read
+	if d.version == "" || d.unread {
+		return // nothing was recorded
 	}
 	d.post()
 	if d.couriers == nil {
@@ -281,14 +279,7 @@ func (d *driver) lastPost() {
 	defer cancel()
 	d.couriers.flush(ctx)
 	d.couriers.stop()
-	if !d.couriers.collect(d.record) && !d.unsaved {
-		return
-	}
-	ctx, cancel = context.WithTimeout(context.Background(), lastWords)
-	defer cancel()
-	if err := d.save(ctx); err != nil {
-		d.log.Info("what was told is not recorded, and may be told again", zap.String("app", d.app), zap.Error(err))
-	}
+	d.couriers.collect(d.record)
 }
 
 // names of receivers.

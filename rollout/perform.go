@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.uber.org/zap"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -16,7 +17,7 @@ import (
 // perform carries out one action and records it.
 func (d *driver) perform(ctx context.Context, a Action) error {
 	r := d.record.Current
-	if a.Kind.writes() {
+	if r.needsRecord(a) && (a.Kind != ApplyNeeded || d.anyNeeded()) {
 		if err := d.flush(ctx); err != nil {
 			return err
 		}
@@ -114,7 +115,6 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 		if err := d.record.advance(*a.Move, d.clock()); err != nil {
 			return err
 		}
-		d.pressing = true
 	}
 	return d.recorded(ctx, state, a.Kind != BeginHook)
 }
@@ -136,6 +136,9 @@ func (d *driver) index() waveIndex {
 func (d *driver) neededNow(ref manifest.Ref) bool {
 	return d.neededFirst(ref) && d.index().due(d.record.Current, ref)
 }
+
+// anyNeeded tells whether there is any such object.
+func (d *driver) anyNeeded() bool { return slices.ContainsFunc(d.release.Refs(), d.neededNow) }
 
 // due tells whether an object is written when the present wave is.
 func (d *driver) due(ref manifest.Ref) bool {
@@ -165,6 +168,11 @@ func (d *driver) recorded(ctx context.Context, before State, mayWait bool) error
 		return nil
 	}
 	known := d.kept
+	// What is still done after the last write is as good if somebody else owns the
+	// application then; receivers are told by its owner alone.
+	if d.parting && now.Final() && len(d.receivers) == 0 && d.record.Command == nil {
+		d.record.Owner = nil
+	}
 	if err := d.save(ctx); err != nil {
 		return err
 	}

@@ -5,21 +5,31 @@ import (
 	"time"
 )
 
-// postponed is how long a mark of progress may wait to be written together with
-// what follows. A move waits for no time, but for the write that it leads to.
-// What waits is lost with the process, which then begins where the record
-// stands; so everything that waits is written before any other write.
-const postponed = 500 * time.Millisecond
+// postponed is how long a change of the record may wait to be written together
+// with what follows. What waits is lost with the process, which then begins where
+// the record stands; so everything that waits is written before any write that
+// this would not make again.
+const postponed = time.Second
 
-// writes tells whether an action changes something beside the record. What led
-// to it must be recorded first. Prune sees to that by itself, since most often
-// there is nothing to delete.
+// writes tells whether an action changes something beside the record. Prune sees
+// to what must be recorded first by itself, since most often there is nothing to
+// delete.
 func (k ActionKind) writes() bool {
 	switch k {
 	case Wait, Obey, Advance, Mark, BeginHook, Prune:
 		return false
 	}
 	return true
+}
+
+// needsRecord tells whether what led to an action must be recorded before it.
+func (r *Rollout) needsRecord(a Action) bool {
+	// Without the record of its end, the rollout is found with the stable workloads
+	// all new, and ends again: nobody misses the canary.
+	if r.State == Finishing && a.Kind == RemoveCanary {
+		return false
+	}
+	return a.Kind.writes()
 }
 
 // postpone notes that the record has become different.

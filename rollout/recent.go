@@ -4,11 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
-
-	coordinationv1 "k8s.io/api/coordination/v1"
 
 	"github.com/tidegate-ci/tidegate/rollout/manifest"
 )
@@ -21,8 +18,8 @@ const (
 
 // recent remembers what the cluster held of applications when rollouts of this
 // process ended, so that the next one reads nothing again. It cannot mislead: a
-// remembered lease is taken only if nobody has owned the application since, and
-// a remembered record is replaced only if it is still the same.
+// remembered record is replaced only if it is still the same, and who owns the
+// application meanwhile has written it.
 type recent struct {
 	mu    sync.Mutex
 	known map[Target]*remembered
@@ -32,7 +29,6 @@ type recent struct {
 
 // remembered is one application as its last owner, this process, left it.
 type remembered struct {
-	lease   *coordinationv1.Lease
 	record  []byte
 	version string
 	release *manifest.Release // the verified one; may be nil
@@ -73,16 +69,16 @@ func (r *recent) put(target Target, known *remembered) {
 	}
 }
 
-// remember keeps what the driver leaves behind, its lease given up.
-func (d *driver) remember(lease *coordinationv1.Lease) {
-	if lease == nil || d.version == "" || !d.owed.IsZero() || d.record == nil || d.record.Current == nil || d.record.Live() || d.record.Command != nil {
+// remember keeps what the driver leaves behind.
+func (d *driver) remember() {
+	if d.record.Owner != nil || d.version == "" || !d.owed.IsZero() || d.record.Current == nil || d.record.Live() || d.record.Command != nil {
 		return
 	}
 	encoded, err := json.Marshal(d.record)
 	if err != nil {
 		return
 	}
-	known := &remembered{lease: lease, record: encoded, version: d.version, bytes: len(encoded)}
+	known := &remembered{record: encoded, version: d.version, bytes: len(encoded)}
 	for _, release := range []*manifest.Release{d.release, d.base} {
 		if release != nil && release.Digest == d.record.digest(d.record.Verified) {
 			known.release = release
@@ -110,7 +106,8 @@ func (d *driver) misled() error {
 }
 
 // ownAgain makes this process the owner of an application that it was the last
-// to own; nil when it is not known to have been.
+// to own; nil when it is not known to have been. That is written with the first
+// change: until then, who takes it has it.
 func (c *Controller) ownAgain(ctx context.Context, s *store, progress func(Progress)) *driver {
 	known := s.recent.take(Target{s.app, s.namespace})
 	if known == nil {
@@ -120,26 +117,13 @@ func (c *Controller) ownAgain(ctx context.Context, s *store, progress func(Progr
 	if err := json.Unmarshal(known.record, record); err != nil {
 		return nil
 	}
-	identity := identity()
-	taken, err := s.take(ctx, known.lease, identity, c.clock())
+	p, err := s.join(ctx, c.clock)
 	if err != nil {
 		return nil // whatever it is, the long way finds out
 	}
-	d := c.driver(s, taken, identity, progress)
-	d.record, d.base = record, known.release
-	d.saved(known.version)
-	// Written with the first change: there was no owner between who could be late.
-	d.record.Fence++
-	d.unread = true
-	c.subscribe(d)
+	claim := newID()
+	record.claim(p.process, claim, c.clock())
+	d := c.owning(s, p, claim, record, known.version, progress)
+	d.base, d.unread = known.release, true
 	return d
-}
-
-// identity names this process and one of its ownerships.
-func identity() string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
-	}
-	return fmt.Sprintf("%s-%d-%s", host, os.Getpid(), newID())
 }

@@ -3,12 +3,9 @@ package rollout
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
@@ -43,12 +40,11 @@ func ownedOnce(t *testing.T) (*Controller, *store, *fake.Clientset) {
 	t.Helper()
 	kube := fake.NewClientset()
 	versioned(kube)
-	clients := &clients{kube: kube, log: zap.NewNop(), patience: time.Second, leases: &atomic.Int64{}, recent: &recent{known: map[Target]*remembered{}}}
-	c := &Controller{clients: clients, clock: time.Now, notify: func(Record) {}}
-	s := c.store(Target{App: "shop", Namespace: "x"})
+	c := process(kube)
+	s := c.store(shop)
 	d, err := c.own(t.Context(), s, nil, func(Progress) {})
 	require.NoError(t, err)
-	d.record.Fence, d.record.Revisions, d.record.Verified, d.record.Stable = 1, 1, 1, 1
+	d.record.Revisions, d.record.Verified, d.record.Stable = 1, 1, 1
 	d.record.Current = &Rollout{Revision: 1, Digest: "d1", State: Verified}
 	d.record.finish()
 	require.NoError(t, d.save(t.Context()))
@@ -76,22 +72,22 @@ func TestTheLastOwnerReadsNothingAgain(t *testing.T) {
 }
 
 func TestWhatOthersDidIsNotForgotten(t *testing.T) {
-	t.Run("another owner", func(t *testing.T) {
-		c, s, kube := ownedOnce(t)
-		lease, err := kube.CoordinationV1().Leases("x").Get(t.Context(), s.name(), metav1.GetOptions{})
-		require.NoError(t, err)
-		_, err = kube.CoordinationV1().Leases("x").Update(t.Context(), lease, metav1.UpdateOptions{})
-		require.NoError(t, err)
-		require.Nil(t, c.ownAgain(t.Context(), s, func(Progress) {}))
-	})
-	t.Run("the lease was deleted", func(t *testing.T) {
-		c, s, kube := ownedOnce(t)
-		require.NoError(t, kube.CoordinationV1().Leases("x").Delete(t.Context(), s.name(), metav1.DeleteOptions{}))
-		require.Nil(t, c.ownAgain(t.Context(), s, func(Progress) {}))
-	})
 	for name, change := range map[string]func(context.Context, *fake.Clientset, *corev1.ConfigMap) error{
 		"the record was deleted": func(ctx context.Context, kube *fake.Clientset, record *corev1.ConfigMap) error {
 			return kube.CoreV1().ConfigMaps("x").Delete(ctx, record.Name, metav1.DeleteOptions{})
+		},
+		"another process owned it": func(ctx context.Context, kube *fake.Clientset, _ *corev1.ConfigMap) error {
+			c := process(kube)
+			d, err := c.own(ctx, c.store(shop), nil, func(Progress) {})
+			if err == nil {
+				d.close()
+			}
+			return err
+		},
+		"another process owns it": func(ctx context.Context, kube *fake.Clientset, _ *corev1.ConfigMap) error {
+			c := process(kube)
+			_, err := c.own(ctx, c.store(shop), nil, func(Progress) {})
+			return err
 		},
 		"the record was changed": func(ctx context.Context, kube *fake.Clientset, record *corev1.ConfigMap) error {
 			_, err := kube.CoreV1().ConfigMaps("x").Update(ctx, record, metav1.UpdateOptions{})

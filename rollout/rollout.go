@@ -407,6 +407,10 @@ type Record struct {
 	// Fence is the number of ownerships so far; a writer that carries an older
 	// one has lost the application.
 	Fence int64 `json:"fence"`
+	// Owner is who may write; nil when nobody drives. Driven is when the last owner
+	// wrote, by its clock.
+	Owner  *Owner    `json:"owner,omitempty"`
+	Driven time.Time `json:"driven,omitzero"`
 	// Revisions counts revisions ever made; Verified is the last verified one,
 	// Stable the one last written to the stable workloads.
 	Revisions int `json:"revisions"`
@@ -427,6 +431,10 @@ type Record struct {
 	Command *Command `json:"command,omitempty"`
 	Reply   *Reply   `json:"reply,omitempty"`
 }
+
+// empty tells that nothing has come of the record yet: its first owner was
+// refused, or is about to begin.
+func (r *Record) empty() bool { return r.Revisions == 0 && r.Current == nil }
 
 // Live tells whether a rollout is under way.
 func (r *Record) Live() bool { return r.Current != nil && !r.Current.State.Final() }

@@ -34,7 +34,7 @@ const (
 type store struct {
 	*clients
 	app, namespace string
-	// sighting is what this process knows of the lease from before it wants it.
+	// sighting is what is known of the lease of the application's owner.
 	sighting sighting
 }
 
@@ -126,8 +126,10 @@ func (s *store) command(ctx context.Context, command Command) error {
 }
 
 // putRelease stores the manifests of a revision. They may hold Secrets, so a
-// Secret holds them.
-func (s *store) putRelease(ctx context.Context, revision int, release *manifest.Release, jobs map[string]*unstructured.Unstructured) error {
+// Secret holds them. With replace, what a process left that died before it
+// recorded the revision is replaced; otherwise it is an error that
+// apierrors.IsAlreadyExists knows.
+func (s *store) putRelease(ctx context.Context, revision int, release *manifest.Release, jobs map[string]*unstructured.Unstructured, replace bool) error {
 	encoded, err := release.Encode()
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
@@ -147,10 +149,9 @@ func (s *store) putRelease(ctx context.Context, revision int, release *manifest.
 	}
 	return s.retry(ctx, fmt.Sprintf("storing the manifests of revision %d", revision), func(ctx context.Context) error {
 		_, err := s.kube.CoreV1().Secrets(s.namespace).Create(ctx, object, metav1.CreateOptions{FieldManager: FieldManager})
-		if !apierrors.IsAlreadyExists(err) {
+		if !apierrors.IsAlreadyExists(err) || !replace {
 			return err
 		}
-		// Left by a process that died before it recorded the revision.
 		if err := s.kube.CoreV1().Secrets(s.namespace).Delete(ctx, object.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}

@@ -194,8 +194,9 @@ func TestForgetLeavesWhatRunsAsItIs(t *testing.T) {
 	name := "tidegate-shop"
 	_, err = kube.CoreV1().ConfigMaps(w.namespace).Get(ctx, name, metav1.GetOptions{})
 	require.True(t, apierrors.IsNotFound(err), "%v", err)
-	_, err = kube.CoordinationV1().Leases(w.namespace).Get(ctx, name, metav1.GetOptions{})
-	require.True(t, apierrors.IsNotFound(err), "%v", err)
+	leases, err := kube.CoordinationV1().Leases(w.namespace).List(ctx, metav1.ListOptions{})
+	require.NoError(t, err)
+	require.Empty(t, leases.Items)
 	secrets, err := kube.CoreV1().Secrets(w.namespace).List(ctx, metav1.ListOptions{LabelSelector: "tidegate.dev/record=true"})
 	require.NoError(t, err)
 	require.Empty(t, secrets.Items)

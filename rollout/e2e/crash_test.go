@@ -65,10 +65,10 @@ var scenarios = []scenario{
 			return []string{"start", "shop", "-f", "shop.yaml", "--image", "shop=" + image, "--canary", "50", "--bake", "1s"}
 		},
 		writes: []string{"POST secrets", "PUT configmaps/tidegate-shop", "PATCH deployments/shop-canary", "PATCH pods/", "PATCH deployments/shop",
-			"DELETE deployments/shop-canary", "DELETE configmaps/shop-", "PUT leases/tidegate-shop"}},
+			"DELETE deployments/shop-canary", "DELETE configmaps/shop-", "POST leases", "DELETE leases/tidegate-"}},
 	{name: "rollback", ends: rollout.Verified,
 		args:   func(string) []string { return []string{"rollback", "shop"} },
-		writes: []string{"POST secrets", "PUT configmaps/tidegate-shop", "PATCH deployments/shop", "PUT leases/tidegate-shop"}},
+		writes: []string{"POST secrets", "PUT configmaps/tidegate-shop", "PATCH deployments/shop", "POST leases", "DELETE leases/tidegate-"}},
 	{name: "blue-green", ends: rollout.Verified,
 		args: func(image string) []string {
 			return []string{"start", "shop", "-f", "shop.yaml", "--image", "shop=" + image, "--strategy", "blue-green", "--keep-old", "1s", "--bake", "0s"}

@@ -53,8 +53,10 @@ func TestOneOwnerAtATime(t *testing.T) {
 	w.Cleanup(func() { stop(); meddler.Wait() })
 	w.await(tell, rollout.Canary, "held until")
 
+	record, _, err := w.controller().Status(w.ctx, w.target())
+	require.NoError(t, err)
 	at := time.Now().UTC().Format("2006-01-02T15:04:05.000000Z")
-	_, err := kube.CoordinationV1().Leases(w.namespace).Patch(w.ctx, "tidegate-shop", types.MergePatchType,
+	_, err = kube.CoordinationV1().Leases(w.namespace).Patch(w.ctx, "tidegate-"+record.Owner.Process, types.MergePatchType,
 		fmt.Appendf(nil, `{"spec":{"holderIdentity":"thief","renewTime":%q}}`, at), metav1.PatchOptions{})
 	require.NoError(t, err)
 	first := <-ended
@@ -67,7 +69,7 @@ func TestOneOwnerAtATime(t *testing.T) {
 		require.Equal(t, 2, o.result.Rollout.Revision)
 		require.Equal(t, rollout.Verified, o.result.Rollout.State)
 	}
-	record, _, err := w.controller().Status(w.ctx, w.target())
+	record, _, err = w.controller().Status(w.ctx, w.target())
 	require.NoError(t, err)
 	require.Equal(t, 2, record.Revisions)
 	w.settles(map[string]int{v2: 3})
