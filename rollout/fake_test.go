@@ -28,7 +28,7 @@ func process(server *fake.Clientset, troubles ...trouble) *Controller {
 				if before != nil {
 					return true, nil, before
 				}
-				_, _ = server.Invokes(action, nil) //nolint:errcheck // nobody hears of it
+				_, _ = server.Invokes(action, nil) // nobody hears of it
 				return true, nil, after
 			}
 		}
@@ -40,7 +40,7 @@ func process(server *fake.Clientset, troubles ...trouble) *Controller {
 		if err != nil {
 			return true, nil, err
 		}
-		name, one := action.(clienttesting.WatchAction).GetWatchRestrictions().Fields.RequiresExactMatch("metadata.name") //nolint:errcheck // it is one
+		name, one := action.(clienttesting.WatchAction).GetWatchRestrictions().Fields.RequiresExactMatch("metadata.name")
 		return true, apiwatch.Filter(all, func(e apiwatch.Event) (apiwatch.Event, bool) {
 			accessor, err := meta.Accessor(e.Object)
 			return e, !one || err == nil && accessor.GetName() == name

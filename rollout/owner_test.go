@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -97,7 +98,6 @@ func TestWhoWasCalledDeadStopsToAct(t *testing.T) {
 		for _, d := range []*driver{one, two} {
 			_, err := d.presence.held()
 			require.ErrorIs(t, err, ErrLost)
-			d.close()
 		}
 		begun = time.Now()
 		other := owns(t, c, "two")
@@ -108,7 +108,12 @@ func TestWhoWasCalledDeadStopsToAct(t *testing.T) {
 		require.Equal(t, []string{""}, leasesIn(t, kube), "the dead one's says until when it lived")
 		again := owns(t, sleeper, "two")
 		require.Len(t, leasesIn(t, kube), 2, "a new life")
-		again.close()
+		_, err = again.presence.held()
+		require.NoError(t, err)
+		for _, d := range []*driver{one, two, again} {
+			d.close()
+		}
+		require.Len(t, leasesIn(t, kube), 1)
 	})
 }
 
@@ -185,6 +190,36 @@ func TestWhatCannotBeGivenUpIsGivenUpLater(t *testing.T) {
 	})
 }
 
+// A process takes an application without knowing it, and gives up: nobody has to
+// wait for the end of that process.
+func TestAClaimThatNobodyKnowsOfIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kube := fake.NewClientset()
+		versioned(kube)
+		ctx, cancel := context.WithCancel(t.Context())
+		lose := atomic.Bool{}
+		c := process(kube, func(action clienttesting.Action) (before, after error) {
+			if action.GetVerb() != "update" || action.GetResource().Resource != "configmaps" || !lose.CompareAndSwap(true, false) {
+				return nil, nil
+			}
+			cancel()
+			return nil, apierrors.NewTimeoutError("no answer", 0)
+		})
+		owns(t, c, "shop").close()
+		stays := owns(t, c, "stays")
+		lose.Store(true)
+		_, err := c.own(ctx, c.store(shop), nil, func(Progress) {})
+		require.ErrorIs(t, err, context.Canceled)
+		record, _, err := c.store(shop).load(t.Context())
+		require.NoError(t, err)
+		require.NotNil(t, record.Owner)
+		waiting := time.Now()
+		owns(t, process(kube), "shop").close()
+		require.LessOrEqual(t, time.Since(waiting), 2*leaseRenew)
+		stays.close()
+	})
+}
+
 // Nothing is left of an application whose first release was never begun.
 func TestNothingIsLeftOfWhatNeverBegan(t *testing.T) {
 	kube := fake.NewClientset()
@@ -210,7 +245,7 @@ func TestOneOwnerAtATime(t *testing.T) {
 		kube := fake.NewClientset()
 		versioned(kube)
 		owns(t, process(kube), "shop").close()
-		random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test
+		random := rand.New(rand.NewPCG(1, 2))
 		var mu sync.Mutex                     // of random
 		chance := func(n int) bool {
 			mu.Lock()

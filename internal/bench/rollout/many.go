@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/tidegate-ci/tidegate/internal/demo"
 	"github.com/tidegate-ci/tidegate/internal/kwok"
@@ -81,7 +82,7 @@ func manyRow(ctx context.Context, b *bench) (found []result, err error) {
 	subjects := []struct {
 		name    string
 		measure func(context.Context, *world) ([]result, error)
-	}{{"argo rollouts", b.manyArgo}, {"tidegate", b.manyTidegate}}
+	}{{"deployment", b.manyDeployments}, {"argo rollouts", b.manyArgo}, {"tidegate", b.manyTidegate}}
 	for _, s := range subjects {
 		if !b.who.MatchString(s.name) {
 			continue
@@ -105,15 +106,16 @@ var oneStep = []int{50}
 // fakeImage is never pulled: KWOK's pods only say that they run.
 func fakeImage(version int) string { return fmt.Sprintf("example.com/shop@sha256:%064d", version) }
 
+func (b *bench) forMany() string { return fmt.Sprintf("s for %d", b.many) }
+
 // manyResults are a controller's figures.
 func (b *bench) manyResults(who string, seconds float64, made requests, pid int) ([]result, error) {
 	_, peak, err := memory(pid)
 	if err != nil {
 		return nil, err
 	}
-	unit := fmt.Sprintf("s for %d", b.many)
 	return []result{
-		{Who: who, Measure: "time", Unit: unit, Value: seconds},
+		{Who: who, Measure: "time", Unit: b.forMany(), Value: seconds},
 		{Who: who, Measure: "requests", Value: float64(made.total()), Note: made.String()},
 		{Who: who, Measure: "requests of one", Value: float64(made.total()) / float64(b.many)},
 		{Who: who, Measure: "memory, peak", Unit: "MB", Value: float64(peak) / 1e6},
@@ -152,10 +154,80 @@ func (b *bench) manyTidegate(ctx context.Context, w *world) (found []result, err
 	if found, err = b.manyResults("tidegate", r.Seconds, made, d.process.Process.Pid); err != nil {
 		return nil, err
 	}
-	for i := range found {
+	for i := range found[:3] { // time and requests
 		found[i] = found[i].aim(0.5, "argo rollouts")
 	}
 	return append(found, result{Who: "tidegate", Measure: "reaction, p99", Unit: "ms", Value: r.Reaction99, Note: fmt.Sprintf("of %d", r.Reactions)}.aim(50, "")), nil
+}
+
+// byHand are objects whose image is set by users, and which a controller then rolls out.
+type byHand struct {
+	resource schema.GroupVersionResource
+	manifest func(app) (string, error)
+	settled  func(*unstructured.Unstructured) bool
+}
+
+// install makes all apps, and waits until they run.
+func (b *bench) install(ctx context.Context, w *world, o byHand) error {
+	err := b.each(func(name string) error {
+		text, err := o.manifest(app{name: name, pods: podsEach, image: fakeImage(1), canary: oneStep, fake: true})
+		if err != nil {
+			return err
+		}
+		return w.create(ctx, text)
+	})
+	if err == nil {
+		err = b.settled(ctx, w, o, fakeImage(1))
+	}
+	if err != nil {
+		return fmt.Errorf("installing: %w", err)
+	}
+	return linger(ctx, trailing)
+}
+
+// update gives all apps the next image, and returns after how many seconds they run it.
+func (b *bench) update(ctx context.Context, w *world, o byHand) (seconds float64, err error) {
+	start := time.Now()
+	if err := b.each(func(name string) error { return w.setImage(ctx, o.resource, name, fakeImage(2)) }); err != nil {
+		return 0, err
+	}
+	if err := b.settled(ctx, w, o, fakeImage(2)); err != nil {
+		return 0, err
+	}
+	seconds = time.Since(start).Seconds()
+	if err := linger(ctx, trailing); err != nil {
+		return 0, err
+	}
+	return seconds, b.allRun(ctx, w, fakeImage(2))
+}
+
+// each works on all apps, some at once.
+func (b *bench) each(work func(name string) error) error {
+	var group errgroup.Group
+	group.SetLimit(users)
+	for i := range b.many {
+		group.Go(func() error { return work(appName(i)) })
+	}
+	return group.Wait()
+}
+
+func (b *bench) settled(ctx context.Context, w *world, o byHand, image string) error {
+	return untilAll(ctx, w.in(o.resource), metav1.ListOptions{}, b.many, func(u *unstructured.Unstructured) bool {
+		return o.settled(u) && imageOf(u) == image
+	})
+}
+
+// manyDeployments is what Kubernetes itself needs to replace the pods.
+func (b *bench) manyDeployments(ctx context.Context, w *world) ([]result, error) {
+	plain := byHand{deployments, app.deployment, deployed}
+	if err := b.install(ctx, w, plain); err != nil {
+		return nil, err
+	}
+	seconds, err := b.update(ctx, w, plain)
+	if err != nil {
+		return nil, err
+	}
+	return []result{{Who: "deployment", Measure: "time", Unit: b.forMany(), Value: seconds}}, nil
 }
 
 func (b *bench) manyArgo(ctx context.Context, w *world) (found []result, err error) {
@@ -164,48 +236,17 @@ func (b *bench) manyArgo(ctx context.Context, w *world) (found []result, err err
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, controller.close()) }()
-	all := func(image string) error {
-		return controller.peer.With(untilAll(ctx, w.in(rollouts), metav1.ListOptions{}, b.many, func(u *unstructured.Unstructured) bool {
-			healthy, _ := argoSettled(u)
-			return healthy && imageOf(u) == image
-		}))
+	healthy := byHand{rollouts, app.rollout, func(u *unstructured.Unstructured) bool {
+		healthy, _ := argoSettled(u)
+		return healthy
+	}}
+	if err := b.install(ctx, w, healthy); err != nil {
+		return nil, controller.peer.With(err)
 	}
-	each := func(work func(name string) error) error {
-		var group errgroup.Group
-		group.SetLimit(users)
-		for i := range b.many {
-			group.Go(func() error { return work(appName(i)) })
-		}
-		return group.Wait()
-	}
-	if err := each(func(name string) error {
-		text, err := app{name: name, pods: podsEach, image: fakeImage(1), canary: oneStep, fake: true}.rollout()
-		if err != nil {
-			return err
-		}
-		return w.create(ctx, text)
-	}); err != nil {
-		return nil, err
-	}
-	if err := all(fakeImage(1)); err != nil {
-		return nil, fmt.Errorf("installing: %w", err)
-	}
-	if err := linger(ctx, trailing); err != nil {
-		return nil, err
-	}
-	before, start := w.proxy.requests(), time.Now()
-	if err := each(func(name string) error { return w.setImage(ctx, rollouts, name, fakeImage(2)) }); err != nil {
-		return nil, err
-	}
-	if err := all(fakeImage(2)); err != nil {
-		return nil, err
-	}
-	seconds := time.Since(start).Seconds()
-	if err := linger(ctx, trailing); err != nil {
-		return nil, err
-	}
-	if err := b.allRun(ctx, w, fakeImage(2)); err != nil {
-		return nil, err
+	before := w.proxy.requests()
+	seconds, err := b.update(ctx, w, healthy)
+	if err != nil {
+		return nil, controller.peer.With(err)
 	}
 	return b.manyResults("argo rollouts", seconds, w.proxy.requests().minus(before), controller.peer.PID())
 }
