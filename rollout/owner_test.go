@@ -246,7 +246,7 @@ func TestOneOwnerAtATime(t *testing.T) {
 		versioned(kube)
 		owns(t, process(kube), "shop").close()
 		random := rand.New(rand.NewPCG(1, 2))
-		var mu sync.Mutex                     // of random
+		var mu sync.Mutex // of random
 		chance := func(n int) bool {
 			mu.Lock()
 			defer mu.Unlock()
