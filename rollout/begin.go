@@ -126,7 +126,7 @@ func (d *driver) enter(ctx context.Context, r *Rollout) error {
 	if !r.State.Final() {
 		d.record.note("", r.Started)
 	}
-	d.postpone() // until the first object is written, or it has to wait for that
+	d.postpone(postponed) // until the first object is written, or it has to wait for that
 	d.pressing = true
 	d.told = ""
 	if r.Note != "" {

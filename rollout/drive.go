@@ -57,8 +57,8 @@ type driver struct {
 	couriers  *couriers
 	// reacted is told how long ago what a write answers was seen; may be nil.
 	reacted func(time.Duration)
-	// owed is since when the record has changes that are not written; zero: none.
-	owed time.Time
+	// dueBy is when the changes of the record are to be written; zero: there are none.
+	dueBy time.Time
 	// pressing tells that a rollout begins, which others must see before anything is
 	// waited for.
 	pressing bool
@@ -98,7 +98,7 @@ func (d *driver) run(ctx context.Context, done func(*Record) bool) error {
 		if err != nil {
 			return err
 		}
-		if d.owed.IsZero() { // only what no crash can take back is told
+		if d.dueBy.IsZero() { // only what no crash can take back is told
 			d.post()
 		}
 		d.sample(ctx, obs)
@@ -135,7 +135,7 @@ func (d *driver) run(ctx context.Context, done func(*Record) bool) error {
 				return err
 			}
 		}
-		if action.Kind.writes() || d.owed.IsZero() { // it has asked the API server
+		if action.Kind.writes() || d.dueBy.IsZero() { // it has asked the API server
 			seen = time.Time{}
 			d.watch.back()
 		}
@@ -161,8 +161,8 @@ func (d *driver) wait(ctx context.Context, until, now time.Time) error {
 	if !until.IsZero() {
 		wait = min(max(until.Sub(now), 0), wait)
 	}
-	if !d.owed.IsZero() {
-		wait = min(max(postponed-time.Since(d.owed), 0), wait)
+	if !d.dueBy.IsZero() {
+		wait = min(max(time.Until(d.dueBy), 0), wait)
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()

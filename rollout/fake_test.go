@@ -41,13 +41,38 @@ func process(server *fake.Clientset, troubles ...trouble) *Controller {
 			return true, nil, err
 		}
 		name, one := action.(clienttesting.WatchAction).GetWatchRestrictions().Fields.RequiresExactMatch("metadata.name")
-		return true, apiwatch.Filter(all, func(e apiwatch.Event) (apiwatch.Event, bool) {
-			accessor, err := meta.Accessor(e.Object)
-			return e, !one || err == nil && accessor.GetName() == name
-		}), nil
+		if !one {
+			return true, all, nil
+		}
+		return true, named(all, name), nil
 	})
 	return &Controller{clients: &clients{kube: kube, log: zap.NewNop(), patience: time.Second, presences: newPresences(kube.CoordinationV1(), zap.NewNop()),
 		recent: &recent{known: map[Target]*remembered{}}}, clock: time.Now, notify: func(Record) {}}
+}
+
+// named are the events of the object with that name, until nobody wants them any more.
+func named(all apiwatch.Interface, name string) apiwatch.Interface {
+	found := make(chan apiwatch.Event)
+	of := apiwatch.NewProxyWatcher(found)
+	go func() {
+		defer all.Stop()
+		for {
+			select {
+			case <-of.StopChan():
+				return
+			case e := <-all.ResultChan():
+				if accessor, err := meta.Accessor(e.Object); err != nil || accessor.GetName() != name {
+					continue
+				}
+				select {
+				case <-of.StopChan():
+					return
+				case found <- e:
+				}
+			}
+		}
+	}()
+	return of
 }
 
 var shop = Target{App: "shop", Namespace: "x"}

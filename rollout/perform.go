@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -29,7 +30,7 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 		if err := d.record.obey(d.clock()); err != nil {
 			return err
 		}
-		return d.recorded(ctx, state, false)
+		return d.recorded(ctx, state, 0)
 	case Mark:
 		if a.Ready {
 			r.StepReadyAt = d.clock()
@@ -116,7 +117,7 @@ func (d *driver) perform(ctx context.Context, a Action) error {
 			return err
 		}
 	}
-	return d.recorded(ctx, state, a.Kind != BeginHook)
+	return d.recorded(ctx, state, a.mayWait())
 }
 
 // neededFirst tells whether an object is applied before a companion runs.
@@ -158,13 +159,13 @@ func (d *driver) companionOf(a Action) (*unstructured.Unstructured, error) {
 }
 
 // recorded saves the record and, when a state ended, tells those who want to know.
-// What may wait is written together with what follows; see postpone.
-func (d *driver) recorded(ctx context.Context, before State, mayWait bool) error {
+// What may wait is written together with what follows.
+func (d *driver) recorded(ctx context.Context, before State, mayWait time.Duration) error {
 	now := d.record.Current.State
 	d.takeLog(now.Final())
 	turned := now != before && (now.Final() || now == RollingBack)
-	if mayWait && !turned {
-		d.postpone()
+	if mayWait > 0 && !turned {
+		d.postpone(mayWait)
 		return nil
 	}
 	known := d.kept
@@ -211,7 +212,7 @@ func (d *driver) cannot(ctx context.Context, a Action, cause error) error {
 	if err := d.record.advance(move, d.clock()); err != nil {
 		return err
 	}
-	return d.recorded(ctx, before, false)
+	return d.recorded(ctx, before, 0)
 }
 
 // ApplyRefused says that the API server refused a write that its dry run had accepted.

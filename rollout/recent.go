@@ -71,7 +71,7 @@ func (r *recent) put(target Target, known *remembered) {
 
 // remember keeps what the driver leaves behind.
 func (d *driver) remember() {
-	if d.record.Owner != nil || d.version == "" || !d.owed.IsZero() || d.record.Current == nil || d.record.Live() || d.record.Command != nil {
+	if d.record.Owner != nil || d.version == "" || !d.dueBy.IsZero() || d.record.Current == nil || d.record.Live() || d.record.Command != nil {
 		return
 	}
 	encoded, err := json.Marshal(d.record)
