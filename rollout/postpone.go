@@ -13,7 +13,7 @@ const (
 	postponed = time.Second
 	// Nobody is shown that more pods are available than ever before: it moves a
 	// deadline, for as long at most as its loss does.
-	peakPostponed = 10 * time.Second
+	peakPostponed = time.Minute
 )
 
 // writes tells whether an action changes something beside the record. Prune sees
