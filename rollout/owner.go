@@ -173,10 +173,8 @@ func (c *Controller) own(ctx context.Context, s *store, ask func(*Record) (*Comm
 			}
 			continue
 		}
-		if p == nil {
-			if p, err = s.join(ctx, c.clock); err != nil {
-				return nil, fmt.Errorf("taking over %s: %w", s.app, err)
-			}
+		if p, err = s.stay(ctx, p, c.clock); err != nil {
+			return nil, fmt.Errorf("taking over %s: %w", s.app, err)
 		}
 		if record.Live() {
 			record.Current.resume(owner.watched, c.clock())

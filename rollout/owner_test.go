@@ -146,6 +146,24 @@ func TestLeasesOfTheDeadGo(t *testing.T) {
 	d.close()
 }
 
+// A presence that was lost while its user waited is not what a claim names.
+func TestAClaimNamesNoDeadProcess(t *testing.T) {
+	kube := fake.NewClientset()
+	versioned(kube)
+	c := process(kube)
+	s := c.store(shop)
+	lost, err := s.stay(t.Context(), nil, time.Now)
+	require.NoError(t, err)
+	same, err := s.stay(t.Context(), lost, time.Now)
+	require.NoError(t, err)
+	require.Same(t, lost, same)
+	lost.lose("another")
+	other, err := s.stay(t.Context(), lost, time.Now)
+	require.NoError(t, err)
+	require.NotEqual(t, lost.process, other.process)
+	other.leave()
+}
+
 // The API server takes a claim, and its answer is lost.
 func TestAClaimWithoutAnAnswer(t *testing.T) {
 	kube := fake.NewClientset()

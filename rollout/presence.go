@@ -156,6 +156,17 @@ func (s *store) join(ctx context.Context, clock func() time.Time) (*presence, er
 	return p, nil
 }
 
+// stay is p, if the caller has joined it and it is not lost, or what join gives.
+func (s *store) stay(ctx context.Context, p *presence, clock func() time.Time) (*presence, error) {
+	if p != nil {
+		if _, err := p.held(); err == nil {
+			return p, nil
+		}
+		p.leave()
+	}
+	return s.join(ctx, clock)
+}
+
 func (p *presence) create(ctx context.Context) error {
 	before := time.Now()
 	seconds := int32(leaseTime(p.count.Load()+1) / time.Second)

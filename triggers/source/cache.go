@@ -148,9 +148,10 @@ func (c *Cache) mirror(repository event.Repository) (*mirror, error) {
 }
 
 // Fetch makes a commit available: without asking the forge if it is there
-// already, else by fetching ref, else, where the forge allows it, by the
-// commit's name alone. Either may be empty: with no commit, ref is brought up
-// to date. Fetches of one repository wait for each other and share the result.
+// already, else by fetching ref, else by the commit's name alone, and where the
+// forge gives none by name, with its branches and tags. Either may be empty: with
+// no commit, ref is brought up to date. Fetches of one repository wait for each
+// other and share the result.
 func (c *Cache) Fetch(ctx context.Context, repository event.Repository, ref, commit string) error {
 	m, err := c.mirror(repository)
 	if err != nil {
