@@ -239,13 +239,7 @@ func apiServerAway(t *testing.T, c tool, service string) {
 	}
 	balanced(t, service, replicas)
 	c.ok(t, "component", "start", render.APIServer)
-	eventually(t, "health after the API server is back", func() error {
-		_, stderr, err := c.run("status")
-		if err != nil {
-			return fmt.Errorf("%w %s", err, stderr)
-		}
-		return nil
-	})
+	c.turnsHealthy(t, "the API server is back")
 	after := c.components(t)
 	for name, component := range before {
 		if same := after[name].PID == component.PID; same == (name == render.APIServer) {
@@ -253,6 +247,18 @@ func apiServerAway(t *testing.T, c tool, service string) {
 		}
 	}
 	c.ok(t, "component", "restart", render.Kubelet)
+	c.turnsHealthy(t, "the kubelet was restarted")
+}
+
+func (c tool) turnsHealthy(t *testing.T, after string) {
+	t.Helper()
+	eventually(t, "health after "+after, func() error {
+		_, stderr, err := c.run("status")
+		if err != nil {
+			return fmt.Errorf("%w %s", err, stderr)
+		}
+		return nil
+	})
 }
 
 func secondRefused(t *testing.T, c tool) {
