@@ -61,7 +61,8 @@ type Tolerance struct {
 	// registry that answers 500); a definite no fails at once.
 	ImagePull time.Duration
 	// Scheduling, Creation and Mount are how long a pod may stay without a node, without
-	// being created (quota, admission), without its volumes.
+	// being created (quota, admission), without its volumes or what else its node has
+	// not come to yet.
 	Scheduling, Creation, Mount time.Duration
 	// ScaleUp is how long a pod may stay without a node although a cluster
 	// autoscaler said that it works on it, counted from when it last said so.

@@ -113,8 +113,14 @@ func judgeWaiting(pod *corev1.Pod, status *corev1.ContainerStatus, events []*cor
 	case "InvalidImageName":
 		return &symptom{reason: InvalidImageName, hard: true, detail: clip(detail)}
 	case "CreateContainerConfigError":
+		if nodeIsBehind(waiting.Message) {
+			return patient(ContainerConfigError, tolerance.Mount, detail)
+		}
 		return patient(ContainerConfigError, tolerance.Config, detail)
 	case "CreateContainerError", "RunContainerError":
+		if nodeIsBehind(waiting.Message) {
+			return patient(ContainerCannotRun, tolerance.Mount, detail)
+		}
 		if status.RestartCount > 0 || status.LastTerminationState.Terminated != nil {
 			return &symptom{reason: ContainerCannotRun, hard: true, detail: clip(detail)}
 		}
@@ -127,6 +133,21 @@ func judgeWaiting(pod *corev1.Pod, status *corev1.ContainerStatus, events []*cor
 			detail: clip(fmt.Sprintf("CrashLoopBackOff: container %s crashed %d times%s", status.Name, status.RestartCount+1, exitText(status)))}
 	}
 	return nil
+}
+
+// nodeIsBehind tells whether a container could not be made because its node has not
+// come to it yet: the kubelet tries again, and that says nothing of the release.
+func nodeIsBehind(message string) bool {
+	for _, passing := range []string{
+		"failed to sync configmap cache", "failed to sync secret cache", // not read from the API server yet
+		"services have not yet been read at least once", // after a restart of the kubelet
+		"context deadline exceeded", "is reserved for",  // containerd is busy, and then still busy with the same container
+	} {
+		if strings.Contains(message, passing) {
+			return true
+		}
+	}
+	return false
 }
 
 func judgeRestarts(pod *corev1.Pod, status *corev1.ContainerStatus, tolerance Tolerance, total int32) *symptom {
